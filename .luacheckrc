@@ -1,0 +1,8 @@
+std = "lua54"
+max_line_length = 100
+self = false -- a method that does not need itself is still a method
+exclude_files = { "build", "lua_modules", ".luarocks" }
+
+files["spec"].std = "+busted"
+-- Annotations for editors: declarations nobody calls, with empty bodies.
+files["types"] = { ignore = { "1", "2" } }

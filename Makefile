@@ -1,0 +1,175 @@
+# lua-ipc. `make test` and `make demo` are the whole set-up: .ci/install brings
+# what a target needs and the system lacks. `make help` lists the targets.
+
+# Looked up when first used, which is after .ci/install has run.
+LUA     ?= $(shell .ci/install --lua)
+LUA_INC ?= $(shell .ci/install --headers)
+BUILD   ?= build
+PREFIX  ?= /usr/local
+SECONDS ?= 20
+
+INST_LUADIR ?= $(PREFIX)/share/lua/5.4
+INST_LIBDIR ?= $(PREFIX)/lib/lua/5.4
+
+CFLAGS ?= -O2 -g
+WARN    = -Wall -Wextra -Wpedantic -Wshadow -Wconversion
+INCLUDE = $(addprefix -isystem ,$(filter-out /usr/include,$(LUA_INC)))
+SHARED  = $(if $(filter Darwin,$(shell uname)),-bundle -undefined dynamic_lookup,-shared)
+
+CORE    = $(BUILD)/ipc/core.so
+SOURCES = $(sort $(wildcard src/*.c))
+HEADERS = $(wildcard src/*.h)
+OBJECTS = $(SOURCES:src/%.c=$(BUILD)/obj/%.o)
+EXTRA_C = $(wildcard spec/*/*.[ch] bench/*.[ch])
+FAULTS  = $(patsubst %.c,$(BUILD)/fault/%.so,$(notdir $(wildcard spec/fault/*.c)))
+FUZZERS = $(patsubst %.c,$(BUILD)/fuzz/%,$(notdir $(wildcard spec/fuzz/*.c)))
+
+# Lua finds this checkout before anything installed, from any directory. busted
+# puts its own C path in front, so it is told too. RUN is what the suite runs under.
+LUA_PATH  := $(CURDIR)/lua/?.lua;$(CURDIR)/lua/?/init.lua;$(addsuffix ;,$(or $(LUA_PATH_5_4),$(LUA_PATH)));
+LUA_CPATH := $(CURDIR)/$(BUILD)/?.so;$(addsuffix ;,$(or $(LUA_CPATH_5_4),$(LUA_CPATH)));
+export LUA_PATH LUA_CPATH
+unexport LUA_PATH_5_4 LUA_CPATH_5_4
+BUSTED = $(RUN) $(LUA) .ci/busted.lua --ignore-lua --cpath='$(BUILD)/?.so' $(ARGS)
+
+build: $(CORE) ## compile src/ into build/ipc/core.so (the default)
+
+$(CORE): $(OBJECTS)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(LDFLAGS) $(SHARED) -o $@ $^ -pthread
+
+$(BUILD)/obj/%.o: src/%.c Makefile | need
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -fPIC -pthread $(WARN) $(INCLUDE) $(CPPFLAGS) -MMD -MP -c -o $@ $<
+
+need: # all that the targets on this command line need, at once
+	@CC='$(CC)' .ci/install $(or $(MAKECMDGOALS),build)
+
+demo: build $(BUILD)/text.txt ## install what is missing, build, run the demonstration
+	$(LUA) examples/demo.lua $(BUILD)/text.txt
+
+$(BUILD)/text.txt: | need
+	@mkdir -p $(@D)
+	.ci/text $@
+
+test: build ## install what is missing, build, run the specs (ARGS='--filter=...')
+	$(BUSTED)
+
+bench: build ## measure (ARGS=...)
+	$(LUA) bench/run.lua $(ARGS)
+
+doc: need ## write the reference manual to build/doc
+	ldoc --quiet --fatalwarnings --dir $(BUILD)/doc .
+
+all: build doc ## build, doc
+
+# ---- harder tests ----------------------------------------------------------
+
+SANITIZE = -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
+LIBSAN   = $(shell $(CC) -print-file-name=libasan.so) $(shell $(CC) -print-file-name=libubsan.so)
+REPORT   = $(CURDIR)/build/asan/report
+
+asan: need ## the specs under AddressSanitizer, LeakSanitizer and UBSan
+	@rm -f $(REPORT).*
+	ASAN_OPTIONS=log_path=$(REPORT) UBSAN_OPTIONS=print_stacktrace=1:log_path=$(REPORT) \
+	LSAN_OPTIONS=suppressions=$(CURDIR)/spec/fault/lsan.supp:print_suppressions=0 \
+	$(MAKE) test BUILD=build/asan CFLAGS='$(SANITIZE)' RUN='env LD_PRELOAD="$(LIBSAN)"'; \
+	status=$$?; ! cat $(REPORT).* 2>/dev/null && exit $$status # children report there too
+
+valgrind: need ## the specs under valgrind
+	$(MAKE) test RUN='valgrind -q --error-exitcode=99 --leak-check=full \
+	  --errors-for-leak-kinds=definite --show-leak-kinds=definite'
+
+fault: build $(FAULTS) ## the specs with failing system calls and allocations
+	LUA=$(LUA) BUILD=$(BUILD) spec/fault/run $(ARGS)
+
+$(BUILD)/fault/%.so: spec/fault/%.c | need
+	@mkdir -p $(@D)
+	$(CC) -O1 -g -fPIC $(WARN) -shared -o $@ $< -ldl -pthread
+
+fuzz: $(FUZZERS:=.run) ## fuzz the decoders, SECONDS=20 each
+
+$(FUZZERS:=.run): %.run: %
+	@mkdir -p $*.corpus
+	$* -max_total_time=$(SECONDS) -timeout=10 -verbosity=0 -print_final_stats=1 \
+	  -artifact_prefix=$*- $*.corpus $(wildcard spec/fuzz/$(*F).corpus)
+
+$(BUILD)/fuzz/%: spec/fuzz/%.c $(SOURCES) $(HEADERS) | need
+	@mkdir -p $(@D)
+	clang -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -Isrc \
+	  $(INCLUDE) -o $@ $(filter %.c,$^) $(if $(filter %lua5.4,$(INCLUDE)),-llua5.4,-llua) -lm -ldl -pthread
+
+# Other C libraries and machines: they compile. Debian's lua.h includes a file
+# from the native machine's directory, hence the -idirafter.
+OTHER = CPPFLAGS='-idirafter /usr/include -idirafter /usr/include/$(shell gcc -print-multiarch)' build
+
+musl: need ## compile with musl
+	$(MAKE) BUILD=build/musl CC=musl-gcc $(OTHER)
+
+m32: need ## compile for 32 bits
+	$(MAKE) BUILD=build/m32 CC='gcc -m32' $(OTHER)
+
+cross: ## compile with the cross compilers that are installed (s390x, aarch64, arm, riscv64)
+	@for m in s390x-linux-gnu aarch64-linux-gnu arm-linux-gnueabihf riscv64-linux-gnu; do \
+	  if command -v $$m-gcc >/dev/null; then $(MAKE) BUILD=build/$$m CC=$$m-gcc $(OTHER) || exit; \
+	  else echo "no $$m-gcc"; fi; done
+
+# ---- lint: every step is a target, `make -k lint-tidy lint-lua` runs some ----
+
+LINTS = format gcc clang tidy cppcheck lua doc rockspec
+
+lint: need ## every static check; the failing steps are named at the end
+	@$(MAKE) -k -j2 --output-sync=target --no-print-directory $(LINTS:%=lint-%)
+
+lint-format:
+	clang-format --dry-run -Werror $(SOURCES) $(HEADERS) $(EXTRA_C)
+
+format: need ## let clang-format have its way
+	clang-format -i $(SOURCES) $(HEADERS) $(EXTRA_C)
+
+lint-gcc lint-clang: lint-%:
+	$* -O2 -pthread $(WARN) -Werror $(INCLUDE) -fsyntax-only $(SOURCES)
+
+lint-tidy: $(SOURCES:src/%.c=build/lint/%.tidy)
+
+build/lint/%.tidy: src/%.c $(HEADERS) .clang-tidy
+	@mkdir -p $(@D)
+	clang-tidy --quiet $< -- -pthread $(WARN) $(INCLUDE) -include .ci/noreturn.h && touch $@
+
+lint-cppcheck:
+	cppcheck --quiet --error-exitcode=1 --std=c11 --enable=warning,performance,portability \
+	  --inline-suppr --suppress=missingIncludeSystem --library=posix src
+
+lint-lua:
+	luacheck --quiet --no-color . .ci
+
+lint-doc:
+	ldoc --quiet --fatalwarnings --dir $(BUILD)/lint/doc .
+
+lint-rockspec:
+	$(LUA) .ci/rockspec.lua
+
+rockspec: ## bring the rockspec's list of files up to date
+	$(LUA) .ci/rockspec.lua write
+
+# ---- installation ----------------------------------------------------------
+
+install: build ## install below PREFIX (DESTDIR, INST_LUADIR, INST_LIBDIR)
+	mkdir -p '$(DESTDIR)$(INST_LUADIR)' '$(DESTDIR)$(INST_LIBDIR)/ipc'
+	cp -R lua/ipc '$(DESTDIR)$(INST_LUADIR)'
+	cp $(CORE) '$(DESTDIR)$(INST_LIBDIR)/ipc'
+
+uninstall: ## remove what install installed
+	rm -rf '$(DESTDIR)$(INST_LUADIR)/ipc' '$(DESTDIR)$(INST_LIBDIR)/ipc'
+
+clean: ## remove what was built, luarocks' leftovers included
+	rm -rf build src/*.o ipc lua_modules *.rock
+
+help: ## this list
+	@sed -n 's/^\([a-z0-9]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 12
+
+-include $(OBJECTS:.o=.d)
+
+.SECONDARY: $(FUZZERS)
+.PHONY: build need demo test bench doc all format asan valgrind fault fuzz musl m32 cross \
+  lint $(LINTS:%=lint-%) rockspec install uninstall clean help $(FUZZERS:=.run)

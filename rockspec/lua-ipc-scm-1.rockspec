@@ -1,0 +1,53 @@
+rockspec_format = "3.0"
+package = "lua-ipc"
+version = "scm-1"
+
+source = {
+  url = "git+https://github.com/lua-ipc/lua-ipc.git",
+}
+
+description = {
+  summary = "Inter-process communication",
+  detailed = [[
+Pipes, FIFOs, sockets, System V and POSIX message queues, shared memory and
+memory maps behind one set of calls, with values, processes, waiting and RPC
+on top.]],
+  homepage = "https://github.com/lua-ipc/lua-ipc",
+  license = "MIT",
+  labels = { "ipc", "posix", "concurrency", "networking" },
+}
+
+supported_platforms = { "unix" }
+
+dependencies = {
+  "lua >= 5.4, < 5.5",
+}
+
+build = {
+  type = "builtin",
+  modules = {
+    ["ipc.core"] = {
+      sources = {
+        "src/buffer.c",
+        "src/chan.c",
+        "src/error.c",
+        "src/frame.c",
+        "src/handle.c",
+        "src/msgpack.c",
+        "src/opts.c",
+        "src/os_linux.c",
+        "src/os_posix.c",
+        "src/os_unix.c",
+        "src/pack.c",
+        "src/unpack.c",
+        "src/wait.c",
+      },
+      libraries = { "pthread" },
+    },
+  },
+}
+
+test = {
+  type = "command",
+  command = "busted",
+}

@@ -1,0 +1,155 @@
+/* luaopen_ipc_core: walks rooms.h and opens what stands below the rooms. */
+#include "prefix.h"
+
+#include <lauxlib.h>
+#include <lua.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "ipc.h"
+#include "msgpack.h"
+#include "os.h"
+
+#define ROOM(name) extern const Room ipc_room_##name;
+#define PART(name) extern const Room ipc_room_##name;
+#include "rooms.h"
+#undef ROOM
+#undef PART
+
+static const Room *const rooms[] = {
+#define ROOM(name) &ipc_room_##name,
+#define PART(name) &ipc_room_##name,
+#include "rooms.h"
+#undef ROOM
+#undef PART
+};
+
+enum { ROOMS = sizeof rooms / sizeof *rooms };
+
+const Room *ipc_room(const char *name) {
+  size_t i = 0;
+  while (i + 1 < ROOMS && strcmp(rooms[i]->name, name) != 0)
+    i++;
+  return rooms[i];
+}
+
+/***
+This process's id.
+@function pid
+@treturn integer
+*/
+static int core_pid(lua_State *L) {
+  lua_pushinteger(L, (lua_Integer)getpid());
+  return 1;
+}
+
+/***
+How many cores this process may run on now.
+@function cpus
+@treturn integer at least 1
+*/
+static int core_cpus(lua_State *L) {
+  lua_pushinteger(L, ipc_os_cores());
+  return 1;
+}
+
+static void core_capabilities(lua_State *L, unsigned capabilities) {
+  static const struct {
+    unsigned bit;
+    const char *name;
+  } names[] = {{IPC_LIVENESS, "liveness"},
+               {IPC_TAG_INTEGER, "integer_tag"},
+               {IPC_TAG_ADDRESS, "address_tag"},
+               {IPC_HANDLES, "handles"},
+               {IPC_MANY_READERS, "many_readers"},
+               {IPC_MANY_WRITERS, "many_writers"},
+               {IPC_EMPTY, "empty"},
+               {IPC_DESCRIPTOR, "descriptor"}};
+  lua_createtable(L, 0, 8);
+  for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+    lua_pushboolean(L, (capabilities & names[i].bit) != 0);
+    lua_setfield(L, -2, names[i].name);
+  }
+}
+
+/***
+The mechanisms there are, one row for each way to use one.
+@function mechanisms
+@treturn {table,...} rows: `name`, `room`, `address` (what `ipc.pair` opens it
+by), `direction`, `unit`, `reach`, and `capabilities`: a table of `liveness`,
+`integer_tag`, `address_tag`, `handles`, `many_readers`, `many_writers`,
+`empty`, `descriptor`
+*/
+static int core_mechanisms(lua_State *L) {
+  lua_newtable(L);
+  for (size_t i = 0, n = 0; i < ROOMS; i++) {
+    for (const Kind *k = rooms[i]->kinds; k && k->name; k++) {
+      const char *const fields[][2] = {
+          {"name", k->name},       {"room", rooms[i]->name},
+          {"address", k->address}, {"direction", k->direction},
+          {"unit", k->unit},       {"reach", k->reach}};
+      lua_createtable(L, 0, 7);
+      for (size_t f = 0; f < sizeof fields / sizeof *fields; f++) {
+        lua_pushstring(L, fields[f][1]);
+        lua_setfield(L, -2, fields[f][0]);
+      }
+      core_capabilities(L, k->capabilities);
+      lua_setfield(L, -2, "capabilities");
+      lua_rawseti(L, -2, (lua_Integer)++n);
+    }
+  }
+  return 1;
+}
+
+/* A room's own table: what addresses and other modules reach it by. */
+static void core_room(lua_State *L, const Room *room) {
+  const luaL_Reg slots[] = {{"pair", room->pair}, {"adopt", room->adopt}};
+  lua_newtable(L);
+  if (room->functions)
+    luaL_setfuncs(L, room->functions, 0);
+  for (size_t i = 0; i < sizeof slots / sizeof *slots; i++) {
+    if (!slots[i].func)
+      continue;
+    lua_pushcfunction(L, slots[i].func);
+    lua_setfield(L, -2, slots[i].name);
+  }
+  lua_newtable(L);
+  for (int i = 0; room->schemes && room->schemes[i]; i++) {
+    lua_pushstring(L, room->schemes[i]);
+    lua_rawseti(L, -2, i + 1);
+  }
+  lua_setfield(L, -2, "schemes");
+}
+
+int luaopen_ipc_core(lua_State *L);
+
+/* The flat functions, and each room's table by its name. */
+__attribute__((visibility("default"))) int luaopen_ipc_core(lua_State *L) {
+  static const luaL_Reg functions[] = {{"pid", core_pid},
+                                       {"cpus", core_cpus},
+                                       {"mechanisms", core_mechanisms},
+                                       {NULL, NULL}};
+  luaL_checkversion(L);
+  ipc_state_open(L);
+  lua_newtable(L); /* flat */
+  luaL_setfuncs(L, functions, 0);
+  ipc_errno_open(L);
+  ipc_wait_open(L);
+  ipc_msgpack_open(L);
+  ipc_chan_open(L);
+  lua_newtable(L); /* rooms */
+  for (size_t i = 0; i < ROOMS; i++) {
+    if (rooms[i]->setup)
+      rooms[i]->setup(L);
+    if (rooms[i]->functions) {
+      lua_pushvalue(L, -2);
+      luaL_setfuncs(L, rooms[i]->functions, 0);
+      lua_pop(L, 1);
+    }
+    core_room(L, rooms[i]);
+    lua_setfield(L, -2, rooms[i]->name);
+  }
+  lua_pushvalue(L, -2);
+  lua_setfield(L, -2, "flat");
+  return 1;
+}

@@ -1,0 +1,109 @@
+/* errno to Lua: the world's answer is nil, message, errno. */
+#include "prefix.h"
+
+#include <errno.h>
+#include <lauxlib.h>
+#include <lua.h>
+#include <string.h>
+
+#include "ipc.h"
+
+/* The errors that users branch on, or may meet. */
+#define ERRNO_MAP(X)                                                           \
+  X(E2BIG) X(EACCES) X(EADDRINUSE) X(EADDRNOTAVAIL) X(EAFNOSUPPORT) X(EAGAIN)  \
+  X(EBADF) X(EBADMSG) X(EBUSY) X(ECANCELED) X(ECHILD) X(ECONNABORTED)          \
+  X(ECONNREFUSED) X(ECONNRESET) X(EDEADLK) X(EDESTADDRREQ) X(EDOM) X(EEXIST)   \
+  X(EFAULT) X(EFBIG) X(EHOSTUNREACH) X(EIDRM) X(EILSEQ) X(EINPROGRESS)         \
+  X(EINTR) X(EINVAL) X(EIO) X(EISCONN) X(EISDIR) X(ELOOP) X(EMFILE) X(EMLINK)  \
+  X(EMSGSIZE) X(ENAMETOOLONG) X(ENETDOWN) X(ENETUNREACH) X(ENFILE) X(ENOBUFS)  \
+  X(ENODEV) X(ENOENT) X(ENOEXEC) X(ENOLCK) X(ENOMEM) X(ENOMSG) X(ENOPROTOOPT)  \
+  X(ENOSPC) X(ENOSYS) X(ENOTCONN) X(ENOTDIR) X(ENOTEMPTY) X(ENOTRECOVERABLE)   \
+  X(ENOTSOCK) X(ENOTSUP) X(ENOTTY) X(ENXIO) X(EOVERFLOW) X(EOWNERDEAD)         \
+  X(EPERM) X(EPIPE) X(EPROTO) X(ERANGE) X(EROFS) X(ESPIPE) X(ESRCH) X(ESTALE)  \
+  X(ETIMEDOUT) X(ETXTBSY) X(EXDEV)
+
+static const struct {
+  const char *name;
+  int number;
+} errno_names[] = {
+#define ERRNO_ROW(name) {#name, name},
+    ERRNO_MAP(ERRNO_ROW)
+#undef ERRNO_ROW
+};
+
+/* The words that never change; every other text may. */
+static const char *error_word(int err) {
+  switch (err) {
+  case ETIMEDOUT:
+    return "timeout";
+  case EPIPE:
+    return "closed";
+  case EOWNERDEAD:
+    return "died";
+  case ECANCELED:
+    return "cancelled";
+  case EINTR:
+    return "interrupted";
+  default:
+    return NULL;
+  }
+}
+
+int ipc_fail(lua_State *L, const char *type, const char *call, int err,
+             const char *detail) {
+  const char *word = error_word(err);
+  lua_pushnil(L);
+  if (word)
+    lua_pushstring(L, word);
+  else if (detail)
+    lua_pushfstring(L, "%s.%s: %s: %s", type, call, detail, strerror(err));
+  else
+    lua_pushfstring(L, "%s.%s: %s", type, call, strerror(err));
+  lua_pushinteger(L, err);
+  return 3;
+}
+
+static const char error_key; /* registry: the metatable of error objects */
+
+static int error_tostring(lua_State *L) {
+  lua_getfield(L, 1, "message");
+  luaL_tolstring(L, -1, NULL);
+  return 1;
+}
+
+int ipc_raise(lua_State *L) {
+  lua_createtable(L, 0, 2);
+  lua_pushvalue(L, -3);
+  lua_setfield(L, -2, "message");
+  lua_pushvalue(L, -2);
+  lua_setfield(L, -2, "errno");
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &error_key);
+  lua_setmetatable(L, -2);
+  return lua_error(L);
+}
+
+/***
+Error numbers by name and names by number: `ipc.errno.EPIPE` is 32 on Linux,
+`ipc.errno[32]` is `"EPIPE"`. Branch on these, never on message texts: only
+`"timeout"` (ETIMEDOUT), `"closed"` (EPIPE), `"died"` (EOWNERDEAD),
+`"cancelled"` (ECANCELED) and `"interrupted"` (EINTR) are fixed words. Numbers
+are those of errno(3) on the running system.
+@table errno
+*/
+void ipc_errno_open(lua_State *L) {
+  lua_createtable(L, 0, 2 * (int)(sizeof errno_names / sizeof *errno_names));
+  for (size_t i = 0; i < sizeof errno_names / sizeof *errno_names; i++) {
+    lua_pushinteger(L, errno_names[i].number);
+    lua_setfield(L, -2, errno_names[i].name);
+    lua_pushstring(L, errno_names[i].name);
+    lua_rawseti(L, -2, errno_names[i].number);
+  }
+  lua_setfield(L, -2, "errno");
+
+  lua_createtable(L, 0, 2);
+  lua_pushliteral(L, "ipc.error");
+  lua_setfield(L, -2, "__name");
+  lua_pushcfunction(L, error_tostring);
+  lua_setfield(L, -2, "__tostring");
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &error_key);
+}

@@ -1,0 +1,440 @@
+/* Messages over byte streams; see frame.h. No Lua below the constructors. */
+#include "prefix.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "frame.h"
+#include "ipc.h"
+#include "os.h"
+
+enum {
+  FRAME_HEAD = 4,
+  FRAME_FIRST = 4 << 10,  /* bytes read at once, to begin with */
+  FRAME_AHEAD = 64 << 10, /* and at the most, beyond the frame in hand */
+  FRAME_COPY = 8 << 10,   /* up to here one copy beats a second iovec */
+  FRAME_BATCH = 64 << 10, /* bytes gathered for one write */
+  FRAME_LINE = 1 << 20,   /* bytes of a line, unless maxsize is set */
+  FRAME_TURNS = 64        /* reads before the caller may look at the clock */
+};
+
+static void frame_head(char *head, size_t size) {
+  head[0] = (char)(size >> 24 & 0xff);
+  head[1] = (char)(size >> 16 & 0xff);
+  head[2] = (char)(size >> 8 & 0xff);
+  head[3] = (char)(size & 0xff);
+}
+
+static uint32_t frame_length(const char *head) {
+  const unsigned char *h = (const unsigned char *)head;
+  return (uint32_t)h[0] << 24 | (uint32_t)h[1] << 16 | (uint32_t)h[2] << 8 |
+         h[3];
+}
+
+/* ---------------------------------------------------------------- reading */
+
+static size_t frame_have(const Framed *f) { return f->in.size - f->at; }
+
+static void frame_take(Framed *f, size_t size) {
+  f->at += size;
+  f->scanned = 0;
+  if (f->at < f->in.size)
+    return;
+  /* Empty: a buffer that a large message made is not kept for small ones. */
+  if (f->in.room > 4 * FRAME_AHEAD && f->in.size < f->in.room / 8)
+    ipc_buffer_free(&f->in);
+  f->at = f->in.size = 0;
+}
+
+/* Makes the buffer able to take more of something `need` bytes long in all. It
+ * grows with what has come, not with what was announced. */
+static int frame_room(Framed *f, size_t need) {
+  size_t have = frame_have(f);
+  if (f->at > 0 && f->in.room - f->in.size < f->in.room / 2) {
+    memmove(f->in.bytes, f->in.bytes + f->at, have);
+    f->in.size = have;
+    f->at = 0;
+  }
+  if (f->in.size < f->in.room)
+    return 0;
+  size_t room = f->in.room ? f->in.room * 2 : FRAME_FIRST;
+  size_t enough = need > FRAME_AHEAD ? need + FRAME_HEAD : FRAME_AHEAD;
+  if (room > enough && enough > f->in.room)
+    room = enough;
+  return ipc_buffer_reserve(&f->in, room - f->in.size);
+}
+
+/* Reads once. 0: there is more than before. EAGAIN, EPIPE at the end. */
+static int frame_fill(Framed *f, size_t need) {
+  if (f->c.ended)
+    return f->c.ended;
+  if (f->rfd < 0)
+    return EPIPE;
+  int err = frame_room(f, need);
+  if (err)
+    return err;
+  size_t got = 0, room = f->in.room - f->in.size;
+  err = f->io->read(f->rfd, f->in.bytes + f->in.size, room, &got);
+  if (err == ECONNRESET || (err == 0 && got == 0))
+    return f->c.ended = EPIPE;
+  if (err)
+    return err;
+  f->in.size += got;
+  if (got == room && f->in.room < FRAME_AHEAD) /* there is more: read more */
+    (void)ipc_buffer_reserve(&f->in, f->in.room);
+  return 0;
+}
+
+/* Drops what came of an oversized message. */
+static void frame_skip(Framed *f) {
+  size_t have = frame_have(f);
+  size_t now = f->skip < have ? (size_t)f->skip : have;
+  f->skip -= now;
+  frame_take(f, now);
+}
+
+/* A whole frame in the buffer? 0, EAGAIN, or what is wrong with it. */
+static int frame_look(Framed *f, size_t *length) {
+  *length = 0;
+  if (f->skip)
+    frame_skip(f);
+  if (f->skip || frame_have(f) < FRAME_HEAD)
+    return EAGAIN;
+  uint32_t n = frame_length(f->in.bytes + f->at);
+  *length = n;
+  if (n > FRAME_MOST)
+    return EBADMSG;
+  if (n > f->c.limit)
+    return EMSGSIZE;
+  return frame_have(f) - FRAME_HEAD < n ? EAGAIN : 0;
+}
+
+static int frame_recv(Chan *c, Message *m) {
+  Framed *f = (Framed *)c;
+  for (int turn = 0; turn < FRAME_TURNS; turn++) {
+    int err;
+    if (c->stream) {
+      m->bytes = f->in.bytes + f->at;
+      m->size = frame_have(f) < FRAME_AHEAD ? frame_have(f) : FRAME_AHEAD;
+      err = m->size ? 0 : EAGAIN;
+    } else {
+      err = frame_look(f, &m->size);
+      m->bytes = f->in.bytes + f->at + FRAME_HEAD;
+      if (err == EMSGSIZE) {
+        f->skip = (uint64_t)m->size + FRAME_HEAD;
+        frame_skip(f);
+      }
+    }
+    if (err != EAGAIN)
+      return err;
+    err = frame_fill(f, m->size);
+    if (err)
+      return err;
+  }
+  return EAGAIN;
+}
+
+static void frame_took(Chan *c, size_t size) {
+  frame_take((Framed *)c, size + (c->stream ? 0 : FRAME_HEAD));
+}
+
+static int frame_read(Chan *c, size_t size, bool line, Message *m) {
+  Framed *f = (Framed *)c;
+  size_t most = c->limit;
+  if (line && !f->limited && most > FRAME_LINE)
+    most = FRAME_LINE;
+  for (int turn = 0; turn < FRAME_TURNS; turn++) {
+    size_t have = frame_have(f);
+    const char *bytes = f->in.bytes + f->at, *end = NULL;
+    if (line && have > f->scanned)
+      end = memchr(bytes + f->scanned, '\n', have - f->scanned);
+    if (line)
+      m->size = end ? (size_t)(end - bytes) + 1 : have;
+    else
+      m->size = size == SIZE_MAX ? have : size;
+    m->bytes = bytes;
+    if (line ? end != NULL : have >= size)
+      return m->size > most ? EMSGSIZE : 0;
+    if (have > most && size == SIZE_MAX)
+      return EMSGSIZE;
+    f->scanned = have;
+    int err = frame_fill(f, size == SIZE_MAX ? have + FRAME_AHEAD : size);
+    if (err == EPIPE && (line ? have > 0 : size == SIZE_MAX))
+      return 0; /* the last line needs no end, "a" takes what there is */
+    if (err)
+      return err;
+  }
+  return EAGAIN;
+}
+
+/* ---------------------------------------------------------------- writing */
+
+/* Writes the rest. 0: it is out. */
+static int frame_flush(Chan *c) {
+  Framed *f = (Framed *)c;
+  Rest *r = &c->rest;
+  while (r->size + r->headed > 0) {
+    struct iovec iov[2] = {{r->head, r->headed},
+                           {(void *)(uintptr_t)r->bytes, r->size}};
+    size_t put = 0;
+    int first = r->headed ? 0 : 1;
+    int err = f->wfd < 0
+                  ? EPIPE
+                  : f->io->write(f->wfd, iov + first, 2 - first, &put);
+    if (err == EAGAIN)
+      return err;
+    if (err) {
+      ipc_chan_end_rest(c, err);
+      return err;
+    }
+    size_t head = put < r->headed ? put : r->headed;
+    memmove(r->head, r->head + head, r->headed - head);
+    r->headed = (uint8_t)(r->headed - head);
+    r->bytes += put - head;
+    r->size -= put - head;
+  }
+  ipc_chan_end_rest(c, 0);
+  return 0;
+}
+
+/* One write. *put is how much of head and message is out. */
+static int frame_write(Framed *f, const char *head, size_t headed,
+                       const Message *m, size_t *put) {
+  if (f->wfd < 0)
+    return EPIPE;
+  if (m->size <= FRAME_COPY - FRAME_HEAD) {
+    char all[FRAME_COPY];
+    memcpy(all, head, headed);
+    if (m->size)
+      memcpy(all + headed, m->bytes, m->size);
+    struct iovec iov = {all, headed + m->size};
+    return f->io->write(f->wfd, &iov, 1, put);
+  }
+  struct iovec iov[2] = {{(void *)(uintptr_t)head, headed},
+                         {(void *)(uintptr_t)m->bytes, m->size}};
+  int first = headed ? 0 : 1;
+  return f->io->write(f->wfd, iov + first, 2 - first, put);
+}
+
+/* Notes what is left of a message of which `put` bytes are out. */
+static void frame_rest(Framed *f, const char *head, size_t headed,
+                       const Message *m, size_t put) {
+  if (put < headed)
+    ipc_chan_set_rest(&f->c, head + put, headed - put, m->bytes, m->size);
+  else
+    ipc_chan_set_rest(&f->c, head, 0, m->bytes + (put - headed),
+                      m->size - (put - headed));
+}
+
+/* Goes on with a rest just noted, as far as it goes now. */
+static int frame_accepted(Framed *f) {
+  int err = frame_flush(&f->c);
+  return err == EAGAIN ? EINPROGRESS : err;
+}
+
+static int frame_send(Chan *c, const Message *m) {
+  Framed *f = (Framed *)c;
+  char head[FRAME_HEAD];
+  size_t put = 0, headed = c->stream ? 0 : FRAME_HEAD;
+  int err = c->rest.link ? frame_flush(c) : 0;
+  if (err)
+    return err;
+  if (headed)
+    frame_head(head, m->size);
+  else if (m->size == 0)
+    return 0;
+  err = frame_write(f, head, headed, m, &put);
+  if (err)
+    return err;
+  if (put == headed + m->size)
+    return 0;
+  frame_rest(f, head, headed, m, put);
+  return frame_accepted(f);
+}
+
+/* How many of the messages began in the first `put` bytes; *left is what of
+ * that is not the last one's. */
+static size_t frame_begun(const Message *m, size_t headed, size_t put,
+                          size_t *left) {
+  size_t n = 0;
+  while (put >= headed + m[n].size && put > 0) {
+    put -= headed + m[n].size;
+    n++;
+  }
+  *left = put;
+  return n;
+}
+
+static int frame_sendmany(Chan *c, const Message *m, size_t count,
+                          size_t *sent) {
+  Framed *f = (Framed *)c;
+  Buffer *b = &c->h.state->scratch;
+  size_t headed = c->stream ? 0 : FRAME_HEAD;
+  *sent = 0;
+  int err = c->rest.link ? frame_flush(c) : 0;
+  while (!err && *sent < count) {
+    const Message *first = m + *sent;
+    size_t n = 0, left = 0, put = 0;
+    b->size = 0;
+    while (*sent + n < count && first[n].size <= FRAME_COPY &&
+           b->size < FRAME_BATCH) {
+      if (ipc_buffer_reserve(b, headed + first[n].size))
+        break;
+      if (headed)
+        frame_head(b->bytes + b->size, first[n].size);
+      if (first[n].size)
+        memcpy(b->bytes + b->size + headed, first[n].bytes, first[n].size);
+      b->size += headed + first[n].size;
+      n++;
+    }
+    if (n < 2 || b->size == 0) { /* too large to copy, or the only one */
+      err = frame_send(c, first);
+      if (err == 0 || err == EINPROGRESS)
+        ++*sent;
+      continue;
+    }
+    struct iovec iov = {b->bytes, b->size};
+    err = f->wfd < 0 ? EPIPE : f->io->write(f->wfd, &iov, 1, &put);
+    if (err)
+      return err;
+    size_t begun = put == b->size ? n : frame_begun(first, headed, put, &left);
+    *sent += begun;
+    if (left > 0) {
+      char head[FRAME_HEAD];
+      frame_head(head, first[begun].size);
+      frame_rest(f, head, headed, &first[begun], left);
+      ++*sent;
+      err = frame_accepted(f);
+    } else if (begun < n) {
+      err = EAGAIN;
+    }
+  }
+  return err;
+}
+
+static int frame_shutdown(Chan *c) {
+  Framed *f = (Framed *)c;
+  int fd = f->wfd;
+  f->wfd = -1;
+  if (fd < 0)
+    return 0;
+  if (f->io->shutdown && f->rfd == fd)
+    return f->io->shutdown(fd);
+  close(fd);
+  return 0;
+}
+
+int ipc_frame_dup(lua_State *L, Chan *c) {
+  Framed *f = (Framed *)c;
+  if (f->in.size > 0 || f->whole || f->skip)
+    return EBUSY;
+  Framed *g = ipc_chan_new(L, sizeof *g, c->h.ops, c->ops,
+                           (c->reader ? IPC_READ : 0) |
+                               (c->writer ? IPC_WRITE : 0));
+  g->io = f->io;
+  g->packets = f->packets;
+  g->rfd = g->wfd = -1;
+  g->limited = f->limited;
+  g->lead = f->lead;
+  g->c.timeout = c->timeout;
+  g->c.linger = c->linger;
+  g->c.limit = c->limit;
+  g->c.stream = c->stream;
+  g->c.ahead = c->ahead;
+  g->c.shut = c->shut;
+  g->c.spin[0].budget = g->c.spin[1].budget = c->spin[0].budget;
+  int err = f->rfd >= 0 ? ipc_os_dup(f->rfd, &g->rfd) : 0;
+  if (f->wfd == f->rfd)
+    g->wfd = g->rfd;
+  else if (!err && f->wfd >= 0)
+    err = ipc_os_dup(f->wfd, &g->wfd);
+  if (err) {
+    if (g->rfd >= 0)
+      close(g->rfd);
+    lua_pop(L, 1);
+    return err;
+  }
+  ipc_handle_open(&g->c.h);
+  return 0;
+}
+
+const ChanOps ipc_frame_ops = {.recv = frame_recv,
+                               .took = frame_took,
+                               .send = frame_send,
+                               .sendmany = frame_sendmany,
+                               .flush = frame_flush,
+                               .shutdown = frame_shutdown,
+                               .read = frame_read,
+                               .dup = ipc_frame_dup};
+
+/* ----------------------------------------------------------------- handle */
+
+int ipc_frame_descriptor(const Handle *h, int want) {
+  const Framed *f = (const Framed *)h;
+  return want == IPC_WRITE ? f->wfd : f->rfd;
+}
+
+static int frame_poll(int fd, short events) {
+  struct pollfd p = {fd, events, 0};
+  size_t ready = 0;
+  int err = fd < 0 ? EPIPE : ipc_os_poll(&p, 1, 0, &ready);
+  return err ? err : ready ? 0 : EAGAIN;
+}
+
+int ipc_frame_ready(Handle *h, int want, bool ask_kernel) {
+  Framed *f = (Framed *)h;
+  Chan *c = &f->c;
+  if (want == IPC_WRITE) {
+    if (c->shut || c->failed)
+      return EPIPE;
+    if (!ask_kernel)
+      return EAGAIN;
+    int err = c->rest.link ? frame_flush(c) : 0;
+    return err ? err : frame_poll(f->wfd, POLLOUT);
+  }
+  if (c->held)
+    return c->held;
+  for (int turn = 0; turn < FRAME_TURNS; turn++) {
+    size_t length = 0;
+    int err = 0;
+    if (!c->stream)
+      err = frame_look(f, &length);
+    else if (frame_have(f) == 0)
+      err = EAGAIN;
+    if (err == EAGAIN && c->ended)
+      return c->ended;
+    if (err != EAGAIN || !ask_kernel)
+      return err;
+    err = frame_fill(f, length);
+    if (err)
+      return err;
+  }
+  return EAGAIN;
+}
+
+void ipc_frame_close(Handle *h, How how) {
+  Framed *f = (Framed *)h;
+  Chan *c = &f->c;
+  /* Accepted bytes get their last chance; nobody waits for it. */
+  (void)how;
+  if (c->rest.link && h->generation == ipc_generation && !h->moved)
+    (void)frame_flush(c);
+  ipc_chan_end_rest(c, 0);
+  ipc_buffer_free(&f->in);
+  if (f->wfd >= 0 && f->wfd != f->rfd)
+    close(f->wfd);
+  if (f->rfd >= 0)
+    close(f->rfd);
+  f->rfd = f->wfd = -1;
+}
+
+Framed *ipc_frame_new(lua_State *L, size_t size, const HandleOps *ops,
+                      const StreamOps *io, int mode) {
+  Framed *f = ipc_chan_new(L, size, ops, &ipc_frame_ops, mode);
+  f->io = io;
+  f->rfd = f->wfd = -1;
+  f->c.ahead = true;
+  return f;
+}

@@ -1,0 +1,300 @@
+/* What every handle has: its life, its owner, its methods for waiting in a
+ * foreign loop. Knows nothing of sending and receiving. */
+#include "prefix.h"
+
+#include <errno.h>
+#include <lauxlib.h>
+#include <lua.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "ipc.h"
+#include "os.h"
+
+unsigned ipc_generation;
+
+static const char state_key;  /* registry: the State */
+static const char handle_key; /* in a metatable: it is a handle's */
+
+/* ------------------------------------------------------------------- life */
+
+void *ipc_handle_new(lua_State *L, size_t size, const HandleOps *ops,
+                     int values) {
+  Handle *h = lua_newuserdatauv(L, size, values);
+  memset(h, 0, size);
+  h->ops = ops;
+  h->state = ipc_state(L);
+  lua_rawgetp(L, LUA_REGISTRYINDEX, ops);
+  lua_setmetatable(L, -2);
+  return h;
+}
+
+void ipc_handle_open(Handle *h) {
+  State *S = h->state;
+  h->generation = ipc_generation;
+  h->open = true;
+  h->next = S->handles;
+  h->link = &S->handles;
+  if (h->next)
+    h->next->link = &h->next;
+  S->handles = h;
+}
+
+void ipc_handle_release(Handle *h, How how) {
+  if (!h->open)
+    return;
+  h->open = false;
+  *h->link = h->next;
+  if (h->next)
+    h->next->link = h->link;
+  h->link = NULL;
+  /* Of another process: its names, peers and accepted bytes are not ours. */
+  h->ops->close(h, h->generation == ipc_generation ? how : IPC_DROP);
+}
+
+void ipc_handle_close(lua_State *L, Handle *h) {
+  if (!h->open)
+    return;
+  if (h->queue)
+    ipc_wake(L, h);
+  ipc_handle_release(h, IPC_CLOSE);
+}
+
+/* The handle in slot 1 if its metatable is upvalue 1, else NULL. */
+static Handle *handle_mine(lua_State *L) {
+  Handle *h = lua_touserdata(L, 1);
+  if (!h || !lua_getmetatable(L, 1))
+    return NULL;
+  bool mine = lua_rawequal(L, -1, lua_upvalueindex(1));
+  lua_pop(L, 1);
+  return mine ? h : NULL;
+}
+
+static int handle_gc(lua_State *L) {
+  Handle *h = handle_mine(L);
+  if (h) {
+    ipc_waiters_forget(h);
+    ipc_handle_release(h, IPC_DROP);
+  }
+  return 0;
+}
+
+/* ------------------------------------------------------------------ owner */
+
+Handle *ipc_handle_at(lua_State *L, int index) {
+  Handle *h = lua_touserdata(L, index);
+  if (!h || !lua_getmetatable(L, index))
+    return NULL;
+  bool ours = lua_rawgetp(L, -1, &handle_key) != LUA_TNIL;
+  lua_pop(L, 2);
+  return ours ? h : NULL;
+}
+
+static int handle_moved(lua_State *L, const Handle *h) {
+  lua_getiuservalue(L, 1, IPC_UV_MOVED);
+  const char *where = lua_tostring(L, -1);
+  return luaL_error(L, "%s: moved to %d%s: dup() keeps one", h->ops->type,
+                    h->moved, where ? where : "");
+}
+
+Handle *ipc_handle_self(lua_State *L) {
+  Handle *h = handle_mine(L);
+  if (!h) {
+    lua_getfield(L, lua_upvalueindex(1), "__name");
+    luaL_typeerror(L, 1, lua_tostring(L, -1));
+  } else if (h->moved) {
+    handle_moved(L, h);
+  }
+  return h;
+}
+
+int ipc_handle_refuse(lua_State *L, const Handle *h, const char *call) {
+  if (h->moved)
+    return handle_moved(L, h);
+  if (h->open && h->generation != ipc_generation)
+    return ipc_fail(L, h->ops->type, call, ECHILD,
+                    "this handle belongs to the process that forked");
+  return ipc_fail(L, h->ops->type, call, EPIPE, NULL);
+}
+
+/* -------------------------------------------------- methods every one has */
+
+/* What the bare handle is polled for: receiving where it can. */
+static int handle_interest(const Handle *h) {
+  if (!h->channel)
+    return IPC_ENDED;
+  return ((const Chan *)h)->reader ? IPC_READ : IPC_WRITE;
+}
+
+/***
+The descriptor to poll in a foreign loop, or nil when there is none (closed, or
+a mechanism without). Poll it for what `events()` says, no longer than
+`timeout()` says, then call `recv(0)` until it answers `"timeout"` before
+polling again: messages may have been read ahead.
+@function channel:pollfd
+@treturn ?integer descriptor
+*/
+static int handle_pollfd(lua_State *L) {
+  Handle *h = ipc_handle_self(L);
+  if (!ipc_handle_usable(h))
+    return luaL_pushfail(L), 1;
+  int fd = h->ops->descriptor(h, handle_interest(h));
+  if (fd < 0)
+    return luaL_pushfail(L), 1;
+  lua_pushinteger(L, fd);
+  return 1;
+}
+
+/***
+What to poll `pollfd()` for: `"r"` or `"w"`, as cqueues(3) wants it.
+@function channel:events
+@treturn string "r" or "w"
+*/
+static int handle_events(lua_State *L) {
+  Handle *h = ipc_handle_self(L);
+  lua_pushstring(L, handle_interest(h) == IPC_WRITE ? "w" : "r");
+  return 1;
+}
+
+/***
+How long a foreign loop may wait before it asks this handle: 0 while a whole
+message has been read ahead or the handle is closed, else nil.
+@function channel:timeout
+@treturn ?number seconds
+*/
+static int handle_timeout(lua_State *L) {
+  Handle *h = ipc_handle_self(L);
+  if (ipc_handle_usable(h) &&
+      h->ops->ready(h, handle_interest(h), false) == EAGAIN)
+    return lua_pushnil(L), 1;
+  lua_pushnumber(L, 0);
+  return 1;
+}
+
+static int handle_tostring(lua_State *L) {
+  Handle *h = handle_mine(L);
+  if (h && h->moved)
+    lua_pushfstring(L, "%s (moved to %d)", h->ops->type, h->moved);
+  else if (!h || !h->open)
+    lua_pushfstring(L, "%s (closed)", h ? h->ops->type : "ipc");
+  else
+    lua_pushfstring(L, "%s (%d)", h->ops->type,
+                    h->ops->descriptor(h, handle_interest(h)));
+  return 1;
+}
+
+static const luaL_Reg handle_methods[] = {{"pollfd", handle_pollfd},
+                                          {"events", handle_events},
+                                          {"timeout", handle_timeout},
+                                          {"__tostring", handle_tostring},
+                                          {"__gc", handle_gc},
+                                          {NULL, NULL}};
+
+void ipc_handle_methods(lua_State *L, const luaL_Reg *methods) {
+  lua_getfield(L, -1, "__index");
+  for (const luaL_Reg *f = methods; f && f->name; f++) {
+    lua_pushvalue(L, -2);
+    lua_pushcclosure(L, f->func, 1);
+    lua_setfield(L, strncmp(f->name, "__", 2) == 0 ? -3 : -2, f->name);
+  }
+  lua_pop(L, 1);
+}
+
+void ipc_handle_type(lua_State *L, const HandleOps *ops,
+                     const luaL_Reg *methods) {
+  if (lua_rawgetp(L, LUA_REGISTRYINDEX, ops) != LUA_TNIL)
+    return;
+  lua_pop(L, 1);
+  lua_newtable(L);
+  lua_pushstring(L, ops->type);
+  lua_setfield(L, -2, "__name");
+  lua_pushliteral(L, "ipc");
+  lua_setfield(L, -2, "__metatable");
+  lua_pushboolean(L, 1);
+  lua_rawsetp(L, -2, &handle_key);
+  lua_newtable(L);
+  lua_setfield(L, -2, "__index");
+  ipc_handle_methods(L, handle_methods);
+  ipc_handle_methods(L, methods);
+  lua_pushvalue(L, -1);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, ops);
+}
+
+/* ---------------------------------------------------------- one per Lua */
+
+static State *states; /* of the process; under ipc_os_lock */
+
+void ipc_state_push(lua_State *L) {
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &state_key);
+}
+
+State *ipc_state(lua_State *L) {
+  ipc_state_push(L);
+  State *S = lua_touserdata(L, -1);
+  lua_pop(L, 1);
+  return S;
+}
+
+void ipc_state_release(State *S, How how) {
+  for (Handle *h = S->handles, *next; h; h = next) {
+    next = h->next;
+    if (!h->kept)
+      ipc_handle_release(h, how);
+  }
+}
+
+static int state_gc(lua_State *L) {
+  State *S = lua_touserdata(L, 1);
+  ipc_os_lock();
+  for (State **at = &states; *at; at = &(*at)->next)
+    if (*at == S) {
+      *at = S->next;
+      break;
+    }
+  ipc_os_unlock();
+  ipc_buffer_free(&S->scratch);
+  ipc_buffer_free(&S->polls);
+  return 0;
+}
+
+/* The end of the program without lua_close: os.exit(). Other threads may still
+ * run their states; a program that exits under its threads closes its own
+ * thread's states only. */
+static void state_at_exit(void) {
+  ipc_os_lock();
+  for (State *S = states; S; S = S->next)
+    if (pthread_equal(S->thread, pthread_self()))
+      ipc_state_release(S, IPC_EXIT);
+  ipc_os_unlock();
+}
+
+static void state_in_child(void) { ipc_generation++; }
+
+void ipc_state_open(lua_State *L) {
+  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &state_key) != LUA_TNIL) {
+    lua_pop(L, 1);
+    return;
+  }
+  lua_pop(L, 1);
+  State *S = lua_newuserdatauv(L, sizeof *S, 3);
+  memset(S, 0, sizeof *S);
+  lua_createtable(L, 0, 1);
+  lua_pushcfunction(L, state_gc);
+  lua_setfield(L, -2, "__gc");
+  lua_setmetatable(L, -2);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &state_key);
+
+  lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_MAINTHREAD);
+  S->main = lua_tothread(L, -1);
+  lua_pop(L, 1);
+  S->thread = pthread_self();
+  S->spin.budget = IPC_SPIN;
+  int err = ipc_os_start(state_at_exit, state_in_child);
+  if (err)
+    luaL_error(L, "ipc: %s", strerror(err));
+  ipc_os_lock();
+  S->next = states;
+  states = S;
+  ipc_os_unlock();
+}

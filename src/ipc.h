@@ -1,0 +1,398 @@
+/* The contract: what a handle is, what a channel adds, and the few functions
+ * that every room stands on. A room is one .c file that fills in these tables;
+ * nothing else in the library knows it by name (rooms.h lists them).
+ *
+ * Below the ops tables there is no Lua: ops never see a lua_State, never
+ * block, never raise; they answer 0 or an errno. EAGAIN means "would have to
+ * wait", EPIPE means "closed". */
+#ifndef IPC_H
+#define IPC_H
+
+#include <lua.h>
+#include <lauxlib.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "buffer.h"
+
+/* ------------------------------------------------------------------ time */
+
+typedef int64_t Nanos; /* of the monotonic clock */
+
+#define IPC_SECOND INT64_C(1000000000)
+#define IPC_FOREVER INT64_MAX
+#define IPC_SPIN 70000 /* ns: twice what waking a sleeper costs */
+
+Nanos ipc_now(void);
+
+/* Seconds to nanoseconds: negative is 0, infinite and huge are for ever. */
+Nanos ipc_seconds(lua_Number seconds);
+
+/* --------------------------------------------------------------- handles */
+
+typedef struct State State;
+typedef struct Handle Handle;
+typedef struct Waiter Waiter;
+
+/* What a wait is for. */
+enum { IPC_READ = 1, IPC_WRITE = 2, IPC_ENDED = 4 };
+
+typedef enum How {
+  IPC_CLOSE, /* by the user: what the room owes (names, peers) is settled */
+  IPC_DROP,  /* by the collector, a fork or a move: release, say nothing */
+  IPC_EXIT   /* the program ends: as IPC_CLOSE, but without waiting */
+} How;
+
+typedef struct HandleOps {
+  const char *type; /* "ipc.pipe": __name, and the prefix of messages */
+
+  /* The descriptor that becomes ready when `want` may have changed; -1 if
+   * the handle has none for it. */
+  int (*descriptor)(const Handle *h, int want);
+
+  /* 0: the next call that waits for `want` will not have to. EAGAIN: it
+   * would. With `ask_kernel` it may read ahead; without, it must not cross
+   * into the kernel. */
+  int (*ready)(Handle *h, int want, bool ask_kernel);
+
+  /* Releases all that the handle holds. Called once, with h->open false. */
+  void (*close)(Handle *h, How how);
+} HandleOps;
+
+struct Handle {
+  const HandleOps *ops;
+  State *state;
+  Handle *next;  /* among the state's open handles */
+  Handle **link; /* what points here; NULL while closed */
+  Waiter *queue; /* tasks waiting on it, first come first served */
+  unsigned generation; /* of the process that may use it: ipc_generation */
+  int moved;           /* the process it moved to, or 0 */
+  bool open;
+  bool closing; /* waits for its last bytes to leave; of no other use */
+  bool moves;   /* an end: crossing to another process closes it here */
+  bool channel; /* a Chan */
+  bool kept;    /* a fork under way takes it along */
+};
+
+/* Counts the forks between the first process and this one. */
+extern unsigned ipc_generation;
+
+/* Pushes a handle of `size` bytes, zeroed, closed, with its metatable set and
+ * `values` user values. Raises on lack of memory only. */
+void *ipc_handle_new(lua_State *L, size_t size, const HandleOps *ops,
+                     int values);
+
+/* Commits a handle that has acquired what it stands for. */
+void ipc_handle_open(Handle *h);
+
+/* Closes without waiting and without Lua; again is harmless. */
+void ipc_handle_release(Handle *h, How how);
+
+/* The same by the user's wish: tasks that wait on it are told first. */
+void ipc_handle_close(lua_State *L, Handle *h);
+
+/* The handle that a method was called on (its metatable is upvalue 1). Raises
+ * on a foreign self and on one that moved away. */
+Handle *ipc_handle_self(lua_State *L);
+
+/* The handle at `index`, or NULL if that is no handle of ours. */
+Handle *ipc_handle_at(lua_State *L, int index);
+
+/* Whether calls may go on: open, and of this process. */
+#define ipc_handle_usable(h)                                                   \
+  ((h)->open && !(h)->closing && (h)->generation == ipc_generation)
+
+/* Pushes nil, message, errno for a handle that is not usable. */
+int ipc_handle_refuse(lua_State *L, const Handle *h, const char *call);
+
+/* Makes the metatable of `ops`: the methods every handle has, then `methods`
+ * (their upvalue 1 is the metatable). Leaves it on the stack. */
+void ipc_handle_type(lua_State *L, const HandleOps *ops,
+                     const luaL_Reg *methods);
+
+/* Adds methods to the metatable on top: names that begin with two underscores
+ * to itself, the others to its __index. */
+void ipc_handle_methods(lua_State *L, const luaL_Reg *methods);
+
+/* ----------------------------------------------------------- one per Lua */
+
+/* How long a wait retries before it sleeps; learned per channel. */
+typedef struct Spin {
+  uint16_t skip;    /* waits that go to sleep at once */
+  uint16_t penalty; /* what the last failure set skip to; 0: it paid */
+  uint32_t budget;  /* ns; 0: never */
+} Spin;
+
+struct Chan;
+
+struct State {
+  lua_State *main;
+  Handle *handles;    /* the open ones */
+  struct Chan *rests; /* channels with an accepted message not all out */
+  Buffer scratch;     /* for encoding; valid until Lua runs again */
+  Buffer polls;       /* struct pollfd[]; the same */
+  Spin spin;          /* of ipc.poll */
+  State *next;        /* among the process's states, for its end */
+  pthread_t thread;   /* that opened it */
+  bool scheduled;     /* a scheduler is registered */
+};
+
+State *ipc_state(lua_State *L);
+/* Pushes the state's userdata; its user values are the scheduler's. */
+void ipc_state_push(lua_State *L);
+void ipc_state_open(lua_State *L);
+
+/* Closes every open handle of S except those `kept`. */
+void ipc_state_release(State *S, How how);
+
+/* ---------------------------------------------------------------- errors */
+
+/* Pushes nil, message, errno; returns 3. The message is the fixed word of the
+ * errno ("timeout", "closed", ...) or "type.call: [detail: ]reason". */
+int ipc_fail(lua_State *L, const char *type, const char *call, int err,
+             const char *detail);
+
+/* Turns the nil, message, errno on top into an error object and raises it. */
+int ipc_raise(lua_State *L);
+
+/* Adds errno (names to numbers and back) to the table on top. */
+void ipc_errno_open(lua_State *L);
+
+/* --------------------------------------------------------------- options */
+
+/* Checks that `index` is nil or a table whose every key is one that all rooms
+ * take or one of `names` (NULL at the end); raises naming the stranger. */
+void ipc_options(lua_State *L, int index, const char *const names[]);
+
+bool ipc_option_flag(lua_State *L, int index, const char *name, bool otherwise);
+size_t ipc_option_size(lua_State *L, int index, const char *name, size_t least,
+                       size_t most, size_t otherwise);
+Nanos ipc_option_time(lua_State *L, int index, const char *name,
+                      Nanos otherwise);
+/* The position in `choices` (NULL at the end), the first when absent. */
+int ipc_option_choice(lua_State *L, int index, const char *name,
+                      const char *const choices[]);
+
+/* --------------------------------------------------------------- waiting */
+
+/* A call that may wait. `attempt` does what can be done now and returns the
+ * number of results it pushed, or the negative of what must be waited for
+ * (-IPC_READ ...). All of its state is in the handle and in the stack slots
+ * 1 .. top, so it can be run again after Lua ran in between. */
+typedef struct Op {
+  const char *name;
+  int (*attempt)(lua_State *L, Handle *h);
+  /* At the deadline (and on EINTR); NULL: answers nil, message, errno. */
+  int (*failed)(lua_State *L, Handle *h, int err);
+  int want;     /* whose queue it stands in */
+  int deadline; /* the slot: nil, a float (seconds) or an integer (ns) */
+  int top;      /* the slots in use */
+  bool closing; /* goes on although the handle is closed */
+  bool quiet;   /* an iterator: nil at the end, other failures raise */
+} Op;
+
+/* Runs the op on the handle in slot 1: until it is done, waits in the kernel,
+ * or yields when the running coroutine is a task of the scheduler. */
+int ipc_run(lua_State *L, const Op *op);
+
+/* Checks a timeout argument: nil, or a number that becomes a float. */
+void ipc_check_timeout(lua_State *L, int index);
+
+/* The deadline in a slot, written back as an integer when first asked for.
+ * `otherwise` is the duration that nil stands for. 0 or ETIMEDOUT (already). */
+int ipc_deadline(lua_State *L, int index, Nanos otherwise, Nanos *deadline);
+
+/* Sleeps until one of the first `count` entries of S->polls, or a channel with
+ * a rest, is ready, or a signal came. 0, ETIMEDOUT, ENOMEM or EINTR. */
+int ipc_sleep(State *S, size_t count, Nanos deadline);
+
+/* Writes what can be written of accepted messages, of all channels. */
+void ipc_flush_rests(State *S);
+
+/* Lets a debug hook run that a signal handler has set (Ctrl-C), on this
+ * coroutine; EINTR when the main one has another hook than it `was`, else 0.
+ * May raise; may yield, then goes on in `again`. */
+int ipc_run_hooks(lua_State *L, State *S, lua_Hook was, lua_KContext context,
+                  lua_KFunction again);
+
+/* Whether the running coroutine is a task that may yield. */
+bool ipc_in_task(lua_State *L, State *S);
+
+/* Pushes an object the scheduler can poll: pollfd, events, timeout. */
+Waiter *ipc_waiter_push(lua_State *L, int handle, int want, Nanos deadline);
+
+/* The waiter at `index`, or NULL. */
+Waiter *ipc_waiter_at(lua_State *L, int index);
+
+/* Takes the waiter out of the queue its handle keeps. */
+void ipc_waiter_leave(Waiter *w);
+
+/* Makes it one that watches without standing in the queue. */
+void ipc_waiter_watch(Waiter *w);
+
+/* Makes the tasks that wait on h look again: its descriptor is about to go, or
+ * what they wait for has been read ahead. May raise. */
+void ipc_wake(lua_State *L, Handle *h);
+
+/* The handle is going: nobody waits on it any more. */
+void ipc_waiters_forget(Handle *h);
+
+/* Calls the scheduler's wait with the `count` objects on top (and with those
+ * of pending rests), going on in `again`. */
+void ipc_suspend(lua_State *L, int count, lua_KContext context,
+                 lua_KFunction again);
+
+/* Whether it is worth retrying instead of sleeping, until *until. */
+bool ipc_spin_start(Spin *spin, Nanos now, Nanos deadline, Nanos *until);
+void ipc_spin_failed(Spin *spin);
+
+void ipc_wait_open(lua_State *L);
+
+/* -------------------------------------------------------------- channels */
+
+typedef struct Message {
+  const char *bytes;
+  size_t size;
+  lua_Integer tag;
+} Message;
+
+typedef struct Chan Chan;
+
+typedef struct ChanOps {
+  /* The next message, a view that stays valid until the next op on the
+   * channel. It is there until `took` (of a stream, so many bytes). 0, EAGAIN, EPIPE; EMSGSIZE: one
+   * of m->size bytes was over the limit and is gone; EBADMSG: not a frame. */
+  int (*recv)(Chan *c, Message *m);
+  void (*took)(Chan *c, size_t size);
+
+  /* 0: all out. EAGAIN: untouched. EINPROGRESS: accepted; c->rest points into
+   * m->bytes, which the caller must now keep alive. */
+  int (*send)(Chan *c, const Message *m);
+
+  /* Many with one crossing; *sent is how many were accepted. As send. NULL:
+   * the channel layer sends one after the other. */
+  int (*sendmany)(Chan *c, const Message *m, size_t count, size_t *sent);
+
+  /* Goes on with c->rest. 0: nothing is left. EAGAIN. Else it was dropped. */
+  int (*flush)(Chan *c);
+
+  /* Ends sending; called once, with no rest. */
+  int (*shutdown)(Chan *c);
+
+  /* Streams only: `size` bytes exactly (SIZE_MAX: all until the end), or a
+   * line. As recv; EMSGSIZE takes nothing. */
+  int (*read)(Chan *c, size_t size, bool line, Message *m);
+
+  /* Pushes a second handle on the same thing; the only op that sees Lua, as
+   * constructors do. Else an errno: EBUSY while bytes are read ahead. */
+  int (*dup)(lua_State *L, Chan *c);
+} ChanOps;
+
+/* What is left of an accepted message. */
+typedef struct Rest {
+  const char *bytes;
+  size_t size;
+  char head[4]; /* unsent end of the frame's header */
+  uint8_t headed;
+  bool anchored;   /* a user value keeps the bytes alive */
+  uint32_t serial; /* counts rests: a send knows whether it is its own */
+  char *owned;     /* or they are ours to free */
+  Chan *next;
+  Chan **link;
+} Rest;
+
+struct Chan {
+  Handle h;
+  const ChanOps *ops;
+  Chan *reader; /* itself; of a duplex, a part; NULL: cannot receive */
+  Chan *writer;
+  Nanos timeout; /* the default of every call */
+  Nanos linger;
+  size_t limit; /* bytes a message may have */
+  Spin spin[2];
+  int ended;  /* errno that receiving ends with, once found; 0 */
+  int failed; /* the same for sending */
+  int held; /* an error that recvmany found after its last message; 0 */
+  size_t held_size;
+  bool stream;
+  bool ahead;    /* reads ahead: ready(READ, false) tells what is buffered */
+  bool shut;     /* shutdown was called */
+  bool shutting; /* and waits for the rest */
+  bool tagged;
+  uint32_t serial; /* counts messages taken: has one gone while Lua ran? */
+  size_t lost;     /* accepted bytes that had to be dropped */
+  uint64_t sent, received, bytes_out, bytes_in, sleeps;
+  Rest rest;
+};
+
+/* User values of every channel. */
+enum { IPC_UV_REST = 1, IPC_UV_READER, IPC_UV_WRITER };
+#define IPC_UV_MOVED IPC_UV_REST     /* where it was moved */
+#define IPC_UV_DECODER IPC_UV_READER /* of a stream; a duplex has none */
+#define IPC_UV_ROOM IPC_UV_WRITER    /* the room's own; likewise */
+
+/* Sets what the options that every room takes mean for a channel; `most` is
+ * the largest maxsize there can be. */
+void ipc_chan_options(lua_State *L, int index, Chan *c, size_t most);
+
+/* A new channel: reader, writer and limits preset for `mode` bits. */
+void *ipc_chan_new(lua_State *L, size_t size, const HandleOps *h,
+                   const ChanOps *ops, int mode);
+
+void ipc_chan_type(lua_State *L, const HandleOps *ops,
+                   const luaL_Reg *methods);
+
+/* Goes on with the rest of an accepted message; 0 when there is none. */
+int ipc_chan_flush(Chan *c);
+/* Notes what of a message is not out yet. */
+void ipc_chan_set_rest(Chan *c, const char *head, size_t headed,
+                       const char *bytes, size_t size);
+/* Forgets it; `err`: it was lost by that. */
+void ipc_chan_end_rest(Chan *c, int err);
+
+extern const Op ipc_chan_close_op;
+
+void ipc_chan_open(lua_State *L);
+
+/* ----------------------------------------------------------------- rooms */
+
+/* What a mechanism can do beyond what all can (the contract's listed set). */
+enum {
+  IPC_LIVENESS = 1,      /* `closed` when the other side dies */
+  IPC_TAG_INTEGER = 2,   /* messages carry a number */
+  IPC_TAG_ADDRESS = 4,   /* messages carry where they came from */
+  IPC_HANDLES = 8,       /* handles can be sent through it */
+  IPC_MANY_READERS = 16, /* several processes may receive */
+  IPC_MANY_WRITERS = 32, /* several processes may send messages of any size */
+  IPC_EMPTY = 64,        /* empty messages arrive */
+  IPC_DESCRIPTOR = 128   /* pollfd() is a descriptor */
+};
+
+/* One way to use a room, as `ipc.pair(address)` opens it. */
+typedef struct Kind {
+  const char *name;      /* "pipe" */
+  const char *address;   /* "pipe?packet=true" */
+  const char *direction; /* "one way", "both ways" */
+  const char *unit;      /* "message", "stream" */
+  const char *reach;     /* "related processes", "this system", ... */
+  unsigned capabilities;
+} Kind;
+
+typedef struct Room {
+  const char *name;           /* its file, spec and example */
+  const char *const *schemes; /* of addresses; NULL at the end; may be NULL */
+  const luaL_Reg *functions;  /* flat names: ipc.pipe */
+  const Kind *kinds;          /* a nameless one at the end; may be NULL */
+  lua_CFunction pair;         /* (address, options) -> two connected ends */
+  /* (descriptor) -> a channel that owns it; on failure it is still the
+   * caller's. */
+  lua_CFunction adopt;
+  void (*setup)(lua_State *L); /* metatables */
+} Room;
+
+/* The room of a name; there must be one. */
+const Room *ipc_room(const char *name);
+
+#endif

@@ -1,0 +1,125 @@
+/* Option tables, checked: unknown names, wrong types and ranges raise. */
+#include "prefix.h"
+
+#include <lauxlib.h>
+#include <lua.h>
+#include <string.h>
+
+#include "ipc.h"
+
+/* Accepted by every room, so that changing an address changes nothing else. */
+static const char *const option_common[] = {
+    "create",    "temporary", "permissions", "retry", "keepalive",
+    "timeout",   "maxsize",   "linger",      "spin",  NULL};
+
+static bool option_known(const char *name, const char *const names[]) {
+  for (; *names; names++)
+    if (strcmp(name, *names) == 0)
+      return true;
+  return false;
+}
+
+void ipc_options(lua_State *L, int index, const char *const names[]) {
+  if (lua_isnoneornil(L, index))
+    return;
+  luaL_checktype(L, index, LUA_TTABLE);
+  lua_pushnil(L);
+  while (lua_next(L, index)) {
+    lua_pop(L, 1);
+    if (lua_type(L, -1) != LUA_TSTRING)
+      luaL_argerror(L, index, "an option's name must be a string");
+    const char *name = lua_tostring(L, -1);
+    if (!option_known(name, names) && !option_known(name, option_common))
+      luaL_argerror(L, index, lua_pushfstring(L, "unknown option '%s'", name));
+  }
+}
+
+/* Pushes the option; its type, LUA_TNIL when absent. */
+static int option_get(lua_State *L, int index, const char *name) {
+  if (lua_isnoneornil(L, index)) {
+    lua_pushnil(L);
+    return LUA_TNIL;
+  }
+  lua_pushstring(L, name);
+  return lua_rawget(L, index);
+}
+
+static int option_error(lua_State *L, int index, const char *name,
+                        const char *expected) {
+  return luaL_argerror(L, index,
+                       lua_pushfstring(L, "option '%s': %s expected, got %s",
+                                       name, expected, luaL_typename(L, -1)));
+}
+
+bool ipc_option_flag(lua_State *L, int index, const char *name,
+                     bool otherwise) {
+  int type = option_get(L, index, name);
+  if (type != LUA_TNIL && type != LUA_TBOOLEAN)
+    option_error(L, index, name, "boolean");
+  bool flag = type == LUA_TNIL ? otherwise : lua_toboolean(L, -1);
+  lua_pop(L, 1);
+  return flag;
+}
+
+size_t ipc_option_size(lua_State *L, int index, const char *name, size_t least,
+                       size_t most, size_t otherwise) {
+  int type = option_get(L, index, name);
+  if (type == LUA_TNIL) {
+    lua_pop(L, 1);
+    return otherwise;
+  }
+  int isnum = 0;
+  lua_Integer n = type == LUA_TNUMBER ? lua_tointegerx(L, -1, &isnum) : 0;
+  if (!isnum)
+    option_error(L, index, name, "integer");
+  if (n < 0 || (lua_Unsigned)n < least || (lua_Unsigned)n > most)
+    luaL_argerror(L, index,
+                  lua_pushfstring(L, "option '%s': %I is not in %I .. %I", name,
+                                  (LUAI_UACINT)n, (LUAI_UACINT)least,
+                                  (LUAI_UACINT)most));
+  lua_pop(L, 1);
+  return (size_t)n;
+}
+
+Nanos ipc_option_time(lua_State *L, int index, const char *name,
+                      Nanos otherwise) {
+  int type = option_get(L, index, name);
+  Nanos time = otherwise;
+  if (type != LUA_TNIL) {
+    if (type != LUA_TNUMBER)
+      option_error(L, index, name, "seconds");
+    lua_Number seconds = lua_tonumber(L, -1);
+    if (seconds != seconds)
+      luaL_argerror(L, index,
+                    lua_pushfstring(L, "option '%s': not a number", name));
+    time = ipc_seconds(seconds);
+  }
+  lua_pop(L, 1);
+  return time;
+}
+
+int ipc_option_choice(lua_State *L, int index, const char *name,
+                      const char *const choices[]) {
+  int type = option_get(L, index, name);
+  int choice = 0;
+  if (type != LUA_TNIL) {
+    const char *word = type == LUA_TSTRING ? lua_tostring(L, -1) : "";
+    while (choices[choice] && strcmp(choices[choice], word) != 0)
+      choice++;
+    if (!choices[choice]) {
+      luaL_Buffer b;
+      luaL_buffinit(L, &b);
+      for (int i = 0; choices[i]; i++) {
+        luaL_addstring(&b, i ? " or \"" : "\"");
+        luaL_addstring(&b, choices[i]);
+        luaL_addchar(&b, '"');
+      }
+      luaL_pushresult(&b);
+      luaL_argerror(L, index,
+                    lua_pushfstring(L, "option '%s': %s expected", name,
+                                    lua_tostring(L, -1)));
+    }
+  }
+  lua_pop(L, 1);
+  return choice;
+}

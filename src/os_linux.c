@@ -1,0 +1,140 @@
+/* Linux: what it alone has. Compiled out elsewhere, and by IPC_PORTABLE, which
+ * tries os_posix.c here. No Lua. */
+#include "prefix.h"
+
+#if defined(__linux__) && !defined(IPC_PORTABLE)
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "os.h"
+
+/* Newer than some C libraries; the numbers are the kernel's for ever. */
+#ifndef RWF_NOSIGNAL
+#define RWF_NOSIGNAL 0x00000100 /* Linux 6.18 */
+#endif
+#ifndef SYS_pidfd_open
+#define SYS_pidfd_open 434
+#endif
+#ifndef SYS_pidfd_send_signal
+#define SYS_pidfd_send_signal 424
+#endif
+
+int ipc_os_pipe(int fd[2], bool packets) {
+  int flags = O_CLOEXEC | O_NONBLOCK | (packets ? O_DIRECT : 0);
+  return pipe2(fd, flags) ? errno : 0;
+}
+
+int ipc_os_capacity(int fd, size_t want, size_t *got) {
+  int n = 0;
+  if (want > 0 && fcntl(fd, F_SETPIPE_SZ, (int)want) < 0)
+    return errno;
+  n = fcntl(fd, F_GETPIPE_SZ);
+  if (n < 0)
+    return errno;
+  *got = (size_t)n;
+  return 0;
+}
+
+int ipc_os_socketpair(int type, int fd[2]) {
+  return socketpair(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fd) ? errno
+                                                                          : 0;
+}
+
+int ipc_os_mark_packets(int fd) {
+  int on = 1;
+  return setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &on, sizeof on) ? errno : 0;
+}
+
+/* One system call where the kernel can suppress the signal, five elsewhere. */
+int ipc_os_write(int fd, const struct iovec *iov, int count, size_t *put) {
+  static atomic_int works = -1;
+  int now = atomic_load_explicit(&works, memory_order_relaxed);
+  if (now < 0) {
+    now = !ipc_os_without("rwf_nosignal");
+    atomic_store_explicit(&works, now, memory_order_relaxed);
+  }
+  if (now) {
+    /* The offset -1 in both halves: the current position. */
+    long n = syscall(SYS_pwritev2, fd, iov, (long)count, -1L, -1L,
+                     (long)RWF_NOSIGNAL);
+    if (n >= 0) {
+      *put = (size_t)n;
+      return 0;
+    }
+    if (errno == EAGAIN || errno == EINTR)
+      return EAGAIN;
+    if (errno != EOPNOTSUPP && errno != ENOSYS && errno != EINVAL)
+      return errno;
+    atomic_store_explicit(&works, 0, memory_order_relaxed);
+  }
+  return ipc_os_write_masked(fd, iov, count, put);
+}
+
+int ipc_os_poll(struct pollfd *fds, size_t count, int64_t timeout,
+                size_t *ready) {
+  struct timespec t = {(time_t)(timeout / 1000000000),
+                       (long)(timeout % 1000000000)};
+  int n = ppoll(fds, (nfds_t)count, timeout == INT64_MAX ? NULL : &t, NULL);
+  if (n < 0)
+    return errno;
+  *ready = (size_t)n;
+  return 0;
+}
+
+int ipc_os_cores(void) {
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) != 0)
+    return 2; /* more cores than cpu_set_t holds */
+  int n = CPU_COUNT(&set);
+  return n > 0 ? n : 1;
+}
+
+int ipc_os_process(pid_t pid) {
+  if (ipc_os_without("pidfd"))
+    return -1;
+  return (int)syscall(SYS_pidfd_open, (long)pid, 0L); /* close-on-exec */
+}
+
+int ipc_os_kill(pid_t pid, int fd, int signal) {
+  if (fd >= 0)
+    return syscall(SYS_pidfd_send_signal, fd, signal, NULL, 0) ? errno : 0;
+  return kill(pid, signal) ? errno : 0;
+}
+
+int ipc_os_memory_file(int *fd) {
+  if (ipc_os_without("memfd"))
+    return ENOSYS;
+  *fd = memfd_create("ipc", MFD_CLOEXEC);
+  return *fd < 0 ? errno : 0;
+}
+
+/* af_unix refuses a packet longer than SO_SNDBUF less 32 bytes; the value read
+ * back is twice what was set. */
+int ipc_os_packet_room(int fd, size_t want, size_t *got) {
+  enum { OVERHEAD = 32 };
+  int room = 0;
+  socklen_t size = sizeof room;
+  if (want > 0) {
+    int half = want > INT32_MAX - OVERHEAD ? INT32_MAX / 2
+                                           : (int)((want + OVERHEAD + 1) / 2);
+    if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &half, sizeof half))
+      (void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &half, sizeof half);
+  }
+  if (getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &room, &size))
+    return errno;
+  *got = room > OVERHEAD ? (size_t)room - OVERHEAD : 0;
+  return 0;
+}
+
+#else
+typedef int os_linux_is_empty;
+#endif

@@ -1,0 +1,262 @@
+/* What all systems share: reading and writing without SIGPIPE, children, the
+ * end of the process. No Lua. */
+#include "prefix.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "os.h"
+
+#ifndef MSG_NOSIGNAL
+#define MSG_NOSIGNAL 0 /* SO_NOSIGPIPE is set on the sockets instead */
+#endif
+#ifndef MSG_CMSG_CLOEXEC
+#define MSG_CMSG_CLOEXEC 0
+#endif
+
+bool ipc_os_without(const char *feature) {
+  const char *list = getenv("IPC_WITHOUT");
+  size_t n = strlen(feature);
+  while (list && *list) {
+    if (strncmp(list, feature, n) == 0 && (list[n] == ',' || !list[n]))
+      return true;
+    list = strchr(list, ',');
+    list = list ? list + 1 : NULL;
+  }
+  return false;
+}
+
+/* ------------------------------------------------------ reading, writing */
+
+static int unix_error(void) {
+  return errno == EWOULDBLOCK || errno == EINTR ? EAGAIN : errno;
+}
+
+int ipc_os_read(int fd, void *bytes, size_t room, size_t *got) {
+  ssize_t n = read(fd, bytes, room);
+  if (n < 0)
+    return unix_error();
+  *got = (size_t)n;
+  return 0;
+}
+
+int ipc_os_receive(int fd, void *bytes, size_t room, size_t *got) {
+  ssize_t n = recv(fd, bytes, room, MSG_DONTWAIT);
+  if (n < 0)
+    return unix_error();
+  *got = (size_t)n;
+  return 0;
+}
+
+int ipc_os_send(int fd, const struct iovec *iov, int count, size_t *put) {
+  ssize_t n;
+  if (count == 1) {
+    n = send(fd, iov->iov_base, iov->iov_len, MSG_DONTWAIT | MSG_NOSIGNAL);
+  } else {
+    struct msghdr m;
+    memset(&m, 0, sizeof m);
+    m.msg_iov = (struct iovec *)(uintptr_t)iov;
+    m.msg_iovlen = (size_t)count;
+    n = sendmsg(fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL);
+  }
+  if (n < 0)
+    return unix_error();
+  *put = (size_t)n;
+  return 0;
+}
+
+int ipc_os_end_sending(int fd) {
+  return shutdown(fd, SHUT_WR) && errno != ENOTCONN ? errno : 0;
+}
+
+/* An empty packet and the end both read as 0 bytes; only a packet carries the
+ * credentials that ipc_os_mark_packets asked for. */
+int ipc_os_receive_packet(int fd, void *bytes, size_t room, size_t *got,
+                          bool *end) {
+  union {
+    struct cmsghdr align;
+    char room[256];
+  } control;
+  struct iovec iov = {bytes, room};
+  struct msghdr m;
+  memset(&m, 0, sizeof m);
+  m.msg_iov = &iov;
+  m.msg_iovlen = 1;
+  m.msg_control = &control;
+  m.msg_controllen = sizeof control;
+  ssize_t n = recvmsg(fd, &m, MSG_DONTWAIT | MSG_TRUNC | MSG_CMSG_CLOEXEC);
+  if (n < 0)
+    return unix_error();
+  *got = (size_t)n;
+  *end = n == 0 && m.msg_controllen == 0;
+  for (struct cmsghdr *h = CMSG_FIRSTHDR(&m); h; h = CMSG_NXTHDR(&m, h)) {
+    if (h->cmsg_level != SOL_SOCKET || h->cmsg_type != SCM_RIGHTS)
+      continue;
+    /* Descriptors nobody asked for. */
+    size_t bytes_in = h->cmsg_len - CMSG_LEN(0);
+    for (size_t at = 0; at + sizeof(int) <= bytes_in; at += sizeof(int)) {
+      int stray;
+      memcpy(&stray, CMSG_DATA(h) + at, sizeof stray);
+      close(stray);
+    }
+  }
+  return m.msg_flags & MSG_TRUNC ? EMSGSIZE : 0;
+}
+
+/* Where no flag suppresses the signal: it is blocked around the write, and one
+ * that the write itself raised is taken away again (pthread_sigmask(3); the
+ * signal of a failed write goes to the writing thread, pipe(7)). */
+int ipc_os_write_masked(int fd, const struct iovec *iov, int count,
+                        size_t *put) {
+  sigset_t pipe_only, before, pending;
+  sigemptyset(&pipe_only);
+  sigaddset(&pipe_only, SIGPIPE);
+  sigpending(&pending);
+  bool was = sigismember(&pending, SIGPIPE) == 1;
+  int err = pthread_sigmask(SIG_BLOCK, &pipe_only, &before);
+  if (err)
+    return err;
+  ssize_t n = count == 1 ? write(fd, iov->iov_base, iov->iov_len)
+                         : writev(fd, iov, count);
+  err = n < 0 ? unix_error() : 0;
+  if (err == EPIPE && !was) {
+    sigpending(&pending);
+    if (sigismember(&pending, SIGPIPE) == 1) {
+      int taken;
+      sigwait(&pipe_only, &taken);
+    }
+  }
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  if (!err)
+    *put = (size_t)n;
+  return err;
+}
+
+/* ------------------------------------------------------------ descriptors */
+
+int ipc_os_dup(int fd, int *copy) {
+  *copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+  return *copy < 0 ? errno : 0;
+}
+
+int ipc_os_nameless(int *fd) {
+  if (ipc_os_memory_file(fd) == 0)
+    return 0;
+  const char *folder = getenv("TMPDIR");
+  char path[256];
+  int n = snprintf(path, sizeof path, "%s/ipc.XXXXXX",
+                   folder && *folder ? folder : "/tmp");
+  if (n < 0 || (size_t)n >= sizeof path)
+    return ENAMETOOLONG;
+  *fd = mkstemp(path);
+  if (*fd < 0)
+    return errno;
+  (void)unlink(path);
+  (void)fcntl(*fd, F_SETFD, FD_CLOEXEC);
+  return 0;
+}
+
+/* --------------------------------------------------------------- children */
+
+static pthread_mutex_t unix_mutex = PTHREAD_MUTEX_INITIALIZER;
+
+void ipc_os_lock(void) { pthread_mutex_lock(&unix_mutex); }
+void ipc_os_unlock(void) { pthread_mutex_unlock(&unix_mutex); }
+
+int ipc_os_reap(pid_t pid, int *status) {
+  pid_t got;
+  do
+    got = waitpid(pid, status, WNOHANG);
+  while (got < 0 && errno == EINTR);
+  if (got == pid)
+    return 0;
+  return got == 0 ? EAGAIN : errno;
+}
+
+/* Children whose handle was dropped while they ran. */
+typedef struct Orphan {
+  struct Orphan *next;
+  pid_t pid;
+} Orphan;
+
+static Orphan *orphans;
+
+void ipc_os_orphan(pid_t pid) {
+  int status;
+  if (ipc_os_reap(pid, &status) != EAGAIN)
+    return;
+  Orphan *o = malloc(sizeof *o);
+  if (!o)
+    return; /* init reaps it when this process ends */
+  o->pid = pid;
+  ipc_os_lock();
+  o->next = orphans;
+  orphans = o;
+  ipc_os_unlock();
+}
+
+void ipc_os_sweep(void) {
+  ipc_os_lock();
+  for (Orphan **at = &orphans, *o; (o = *at);) {
+    int status;
+    if (ipc_os_reap(o->pid, &status) == EAGAIN) {
+      at = &o->next;
+    } else {
+      *at = o->next;
+      free(o);
+    }
+  }
+  ipc_os_unlock();
+}
+
+/* ----------------------------------------------------------- the process */
+
+static struct {
+  void (*at_exit)(void);
+  void (*in_child)(void);
+  int err;
+} unix_calls;
+
+/* The parent's lock and its children are not the child's. */
+static void unix_in_child(void) {
+  pthread_mutex_t fresh = PTHREAD_MUTEX_INITIALIZER;
+  unix_mutex = fresh;
+  while (orphans) {
+    Orphan *o = orphans;
+    orphans = o->next;
+    free(o);
+  }
+  unix_calls.in_child();
+}
+
+/* Handlers at fork and exit outlive the Lua state, so the code must too. */
+static void unix_pin(void) {
+  Dl_info info;
+  static const char here;
+  if (dladdr(&here, &info) && info.dli_fname)
+    (void)dlopen(info.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_NODELETE);
+}
+
+static void unix_start(void) {
+  unix_pin();
+  unix_calls.err = pthread_atfork(ipc_os_lock, ipc_os_unlock, unix_in_child);
+  if (!unix_calls.err && atexit(unix_calls.at_exit) != 0)
+    unix_calls.err = ENOMEM;
+}
+
+int ipc_os_start(void (*at_exit)(void), void (*in_child)(void)) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  unix_calls.at_exit = at_exit;
+  unix_calls.in_child = in_child;
+  int err = pthread_once(&once, unix_start);
+  return err ? err : unix_calls.err;
+}

@@ -1,0 +1,98 @@
+/* Messages over packet media; see packet.h. No Lua. */
+#include "prefix.h"
+
+#include <errno.h>
+
+#include "ipc.h"
+#include "os.h"
+#include "packet.h"
+
+static int packet_recv(Chan *c, Message *m) {
+  Framed *f = (Framed *)c;
+  size_t got = 0;
+  if (!f->whole) {
+    bool end = false;
+    if (c->ended)
+      return c->ended;
+    if (f->rfd < 0)
+      return EPIPE;
+    /* As large as a packet can be; untouched pages of it cost nothing. */
+    f->in.size = 0;
+    int err = ipc_buffer_reserve(&f->in, c->limit + f->lead);
+    if (err)
+      return err;
+    err = f->packets->receive(f->rfd, f->in.bytes, c->limit + f->lead, &got,
+                              &end);
+    if (err == ECONNRESET || (!err && end))
+      return c->ended = EPIPE;
+    m->size = got > f->lead ? got - f->lead : 0;
+    if (err)
+      return err;
+    f->in.size = got;
+    f->whole = true;
+  }
+  m->bytes = f->in.bytes + f->lead;
+  m->size = f->in.size > f->lead ? f->in.size - f->lead : 0;
+  return 0;
+}
+
+static void packet_took(Chan *c, size_t size) {
+  Framed *f = (Framed *)c;
+  (void)size;
+  f->whole = false;
+  f->in.size = 0;
+}
+
+static int packet_send(Chan *c, const Message *m) {
+  Framed *f = (Framed *)c;
+  char lead = 0;
+  struct iovec iov[2] = {{&lead, 1}, {(void *)(uintptr_t)m->bytes, m->size}};
+  size_t put;
+  if (f->wfd < 0)
+    return EPIPE;
+  if (f->lead == 0)
+    return f->packets->send(f->wfd, iov + 1, 1, &put);
+  return f->packets->send(f->wfd, iov, m->size ? 2 : 1, &put);
+}
+
+static int packet_flush(Chan *c) {
+  (void)c; /* a packet is out or not */
+  return 0;
+}
+
+static int packet_shutdown(Chan *c) { return ipc_frame_ops.shutdown(c); }
+
+static const ChanOps packet_ops = {.recv = packet_recv,
+                                   .took = packet_took,
+                                   .send = packet_send,
+                                   .flush = packet_flush,
+                                   .shutdown = packet_shutdown,
+                                   .dup = ipc_frame_dup};
+
+int ipc_packet_ready(Handle *h, int want, bool ask_kernel) {
+  Framed *f = (Framed *)h;
+  if (!f->packets || want == IPC_WRITE)
+    return ipc_frame_ready(h, want, ask_kernel);
+  if (f->c.held)
+    return f->c.held;
+  if (f->whole)
+    return 0;
+  if (!ask_kernel)
+    return f->c.ended ? f->c.ended : EAGAIN;
+  Message m = {NULL, 0, 0};
+  int err = packet_recv(&f->c, &m);
+  if (err == EMSGSIZE) { /* for the next recv to report */
+    f->c.held = err;
+    f->c.held_size = m.size;
+  }
+  return err;
+}
+
+void ipc_packet_make(Framed *f, const PacketOps *packets, int lead,
+                     size_t limit) {
+  f->c.ops = &packet_ops;
+  f->c.ahead = false;
+  f->packets = packets;
+  f->lead = (uint8_t)lead;
+  f->c.limit = limit;
+}

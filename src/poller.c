@@ -1,0 +1,340 @@
+/* Waiting for several handles at once: ipc.poll. */
+#include "prefix.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+
+#include "ipc.h"
+#include "os.h"
+
+/* Slots: 1 list, 2 timeout, 3 the Entry array; above: waiters of a task. */
+enum { POLL_LIST = 1, POLL_TIMEOUT, POLL_ENTRIES, POLL_TOP = 3 };
+
+typedef struct Entry {
+  Handle *handle; /* NULL: foreign */
+  int want;       /* IPC_READ and IPC_WRITE bits, IPC_ENDED */
+  int fd;         /* foreign: what to poll */
+  bool ready;
+} Entry;
+
+static int poll_interest(const Handle *h) {
+  if (!h->channel)
+    return IPC_ENDED;
+  return ((const Chan *)h)->reader ? IPC_READ : IPC_WRITE;
+}
+
+static int poll_wants(lua_State *L, int i, const char *events) {
+  int want = 0;
+  for (; events && *events; events++) {
+    if (*events == 'r')
+      want |= IPC_READ;
+    else if (*events == 'w')
+      want |= IPC_WRITE;
+    else
+      want = -1;
+  }
+  if (want <= 0)
+    luaL_argerror(
+        L, POLL_LIST,
+        lua_pushfstring(L, "entry %d: \"r\", \"w\" or \"rw\" expected", i));
+  return want;
+}
+
+/* A member of a foreign object: a value, or a method that returns one. */
+static void poll_member(lua_State *L, int object, const char *name) {
+  object = lua_absindex(L, object);
+  lua_getfield(L, object, name);
+  if (lua_isfunction(L, -1)) {
+    lua_pushvalue(L, object);
+    lua_call(L, 1, 1);
+  }
+}
+
+static bool poll_is_foreign(lua_State *L, int index) {
+  int type = lua_type(L, index);
+  if (type != LUA_TTABLE && type != LUA_TUSERDATA)
+    return false;
+  if (type == LUA_TUSERDATA && !luaL_getmetafield(L, index, "__index"))
+    return false;
+  if (type == LUA_TUSERDATA)
+    lua_pop(L, 1);
+  lua_getfield(L, index, "pollfd");
+  bool foreign = !lua_isnil(L, -1);
+  lua_pop(L, 1);
+  return foreign;
+}
+
+static void poll_direction(lua_State *L, int i, const Entry *e) {
+  const Chan *c = (const Chan *)e->handle;
+  if (e->handle->channel && (((e->want & IPC_READ) && !c->reader) ||
+                             ((e->want & IPC_WRITE) && !c->writer)))
+    luaL_argerror(L, POLL_LIST,
+                  lua_pushfstring(L, "entry %d: this end only %s", i,
+                                  c->reader ? "receives" : "sends"));
+}
+
+/* Entry i of the list, into *e. Raises on what cannot be polled. */
+static void poll_entry(lua_State *L, int i, Entry *e) {
+  memset(e, 0, sizeof *e);
+  e->fd = -1;
+  lua_rawgeti(L, POLL_LIST, i);
+  e->handle = ipc_handle_at(L, -1);
+  if (e->handle) {
+    e->want = poll_interest(e->handle);
+  } else if (lua_type(L, -1) == LUA_TTABLE) {
+    lua_rawgeti(L, -1, 1);
+    e->handle = ipc_handle_at(L, -1);
+    if (e->handle) {
+      lua_rawgeti(L, -2, 2);
+      e->want = poll_wants(L, i, lua_tostring(L, -1));
+      lua_pop(L, 1);
+      poll_direction(L, i, e);
+    }
+    lua_pop(L, 1);
+  }
+  if (!e->handle) {
+    if (!poll_is_foreign(L, -1))
+      luaL_argerror(
+          L, POLL_LIST,
+          lua_pushfstring(L, "entry %d: a handle expected, got %s", i,
+                          luaL_typename(L, -1)));
+    poll_member(L, -1, "pollfd");
+    e->fd = lua_isinteger(L, -1) ? (int)lua_tointeger(L, -1) : -1;
+    lua_pop(L, 1);
+    poll_member(L, -1, "events");
+    const char *events = lua_tostring(L, -1);
+    if (events && *events)
+      e->want = poll_wants(L, i, events);
+    lua_pop(L, 1);
+  }
+  if (e->handle && e->handle->moved)
+    luaL_argerror(L, POLL_LIST,
+                  lua_pushfstring(L, "entry %d: moved to %d", i,
+                                  e->handle->moved));
+  lua_pop(L, 1);
+}
+
+/* Whether a handle need not wait for one of its wants. */
+static bool poll_ready(Entry *e, bool ask_kernel) {
+  Handle *h = e->handle;
+  if (!ipc_handle_usable(h))
+    return true;
+  for (int want = IPC_READ; want <= IPC_ENDED; want <<= 1)
+    if ((e->want & want) && h->ops->ready(h, want, ask_kernel) != EAGAIN)
+      return true;
+  return false;
+}
+
+/* When a foreign object wants to be looked at, whatever its descriptor. */
+static Nanos poll_foreign_deadline(lua_State *L, int i, Nanos deadline) {
+  lua_rawgeti(L, POLL_LIST, i);
+  poll_member(L, -1, "timeout");
+  if (lua_type(L, -1) == LUA_TNUMBER) {
+    Nanos left = ipc_seconds(lua_tonumber(L, -1));
+    Nanos then = left == IPC_FOREVER ? IPC_FOREVER : ipc_now() + left;
+    deadline = then < deadline ? then : deadline;
+  }
+  lua_pop(L, 2);
+  return deadline;
+}
+
+/* The list of ready entries, which is also a set. */
+static int poll_answer(lua_State *L, const Entry *e, int count) {
+  lua_settop(L, POLL_TOP);
+  lua_newtable(L);
+  int n = 0;
+  for (int i = 0; i < count; i++) {
+    if (!e[i].ready)
+      continue;
+    lua_rawgeti(L, POLL_LIST, i + 1);
+    if (e[i].handle && lua_type(L, -1) == LUA_TTABLE) {
+      lua_rawgeti(L, -1, 1);
+      lua_replace(L, -2);
+    }
+    lua_pushvalue(L, -1);
+    lua_rawseti(L, -3, ++n);
+    lua_pushboolean(L, 1);
+    lua_rawset(L, -3);
+  }
+  return 1;
+}
+
+/* Adds what must be polled for e to S->polls. */
+static int poll_add(State *S, const Entry *e) {
+  for (int want = IPC_READ; want <= IPC_ENDED; want <<= 1) {
+    if (!(e->want & want))
+      continue;
+    if (ipc_buffer_reserve(&S->polls, sizeof(struct pollfd)))
+      return ENOMEM;
+    struct pollfd p = {e->handle ? e->handle->ops->descriptor(e->handle, want)
+                                 : e->fd,
+                       want == IPC_WRITE ? POLLOUT : POLLIN, 0};
+    memcpy(S->polls.bytes + S->polls.size, &p, sizeof p);
+    S->polls.size += sizeof p;
+  }
+  return 0;
+}
+
+/* Polls all entries; marks those the kernel calls ready and the channel
+ * confirms. */
+static int poll_kernel(State *S, Entry *e, int count, Nanos deadline,
+                       bool *some) {
+  S->polls.size = 0;
+  for (int i = 0; i < count; i++)
+    if (poll_add(S, &e[i]))
+      return ENOMEM;
+  int err = ipc_sleep(S, S->polls.size / sizeof(struct pollfd), deadline);
+  if (err)
+    return err;
+  const char *at = S->polls.bytes;
+  for (int i = 0; i < count; i++) {
+    bool hit = false;
+    for (int want = IPC_READ; want <= IPC_ENDED; want <<= 1) {
+      struct pollfd p;
+      if (!(e[i].want & want))
+        continue;
+      memcpy(&p, at, sizeof p);
+      at += sizeof p;
+      hit = hit || p.revents;
+    }
+    e[i].ready = hit && (!e[i].handle || poll_ready(&e[i], true));
+    *some = *some || e[i].ready;
+  }
+  return 0;
+}
+
+static int poll_again(lua_State *L, int status, lua_KContext context);
+
+/* In a task: the scheduler polls, with a waiter for each entry and want. */
+static void poll_suspend(lua_State *L, const Entry *e, int count,
+                         Nanos deadline) {
+  int base = lua_gettop(L);
+  for (int i = 0; i < count; i++) {
+    luaL_checkstack(L, 8, "too many handles");
+    lua_rawgeti(L, POLL_LIST, i + 1);
+    if (!e[i].handle) /* foreign: as it is */
+      continue;
+    if (lua_type(L, -1) == LUA_TTABLE) {
+      lua_rawgeti(L, -1, 1);
+      lua_replace(L, -2);
+    }
+    int handle = lua_gettop(L);
+    for (int want = IPC_READ; want <= IPC_ENDED; want <<= 1)
+      if (e[i].want & want)
+        ipc_waiter_watch(ipc_waiter_push(L, handle, want, deadline));
+    lua_remove(L, handle);
+  }
+  if (lua_gettop(L) == base)
+    ipc_waiter_push(L, 0, IPC_READ, deadline);
+  int pushed = lua_gettop(L) - base;
+  luaL_checkstack(L, pushed + 8, "too many handles");
+  for (int i = 1; i <= pushed; i++)
+    lua_pushvalue(L, base + i);
+  ipc_suspend(L, pushed, 0, poll_again);
+}
+
+/* Waiters of the last suspension leave their queues. */
+static void poll_resumed(lua_State *L) {
+  for (int i = lua_gettop(L); i > POLL_TOP; i--) {
+    Waiter *w = ipc_waiter_at(L, i);
+    if (w)
+      ipc_waiter_leave(w);
+  }
+  lua_settop(L, POLL_TOP);
+}
+
+static int poll_again(lua_State *L, int status, lua_KContext context) {
+  State *S = ipc_state(L);
+  lua_Hook was = lua_gethook(S->main);
+  Nanos deadline, until = 0;
+  (void)status, (void)context;
+  for (;;) {
+    poll_resumed(L);
+    int count = (int)lua_rawlen(L, POLL_LIST);
+    Entry *e = lua_newuserdatauv(L, (size_t)count * sizeof *e + 1, 0);
+    lua_replace(L, POLL_ENTRIES);
+    bool some = false, now_only = false;
+    if (ipc_deadline(L, POLL_TIMEOUT, IPC_FOREVER, &deadline)) {
+      now_only = true;
+      deadline = 0;
+    }
+    Nanos first = deadline;
+    for (int i = 0; i < count; i++) {
+      poll_entry(L, i + 1, &e[i]);
+      if (!e[i].handle)
+        first = poll_foreign_deadline(L, i + 1, first);
+    }
+    for (int i = 0; i < count; i++) {
+      e[i].ready = e[i].handle && poll_ready(&e[i], false);
+      some = some || e[i].ready;
+    }
+    if (some)
+      return poll_answer(L, e, count);
+    /* What the kernel has already, without waiting. */
+    int err = poll_kernel(S, e, count, 0, &some);
+    if (some)
+      return poll_answer(L, e, count);
+    Nanos now = ipc_now();
+    if (first < deadline && now >= first) { /* a foreign timeout is due */
+      for (int i = 0; i < count; i++)
+        e[i].ready = !e[i].handle &&
+                     poll_foreign_deadline(L, i + 1, IPC_FOREVER) <= ipc_now();
+      return poll_answer(L, e, count);
+    }
+    if (now_only || now >= deadline)
+      return ipc_fail(L, "ipc", "poll", ETIMEDOUT, NULL);
+    if (err && err != ETIMEDOUT && err != EINTR)
+      return ipc_fail(L, "ipc", "poll", err, NULL);
+    if (ipc_in_task(L, S)) {
+      poll_suspend(L, e, count, first);
+      continue;
+    }
+    if (until) {
+      if (now < until)
+        continue;
+      until = 0;
+      ipc_spin_failed(&S->spin);
+    } else if (ipc_spin_start(&S->spin, now, first, &until)) {
+      continue;
+    }
+    err = ipc_run_hooks(L, S, was, 0, poll_again);
+    if (!err) {
+      err = poll_kernel(S, e, count, first, &some);
+      if (some)
+        return poll_answer(L, e, count);
+      if (err == EINTR)
+        err = ipc_run_hooks(L, S, was, 0, poll_again);
+      else if (err == ETIMEDOUT)
+        err = 0;
+    }
+    if (err)
+      return ipc_fail(L, "ipc", "poll", err, NULL);
+  }
+}
+
+/***
+Waits until one of several handles is ready: the next `recv(0)` (or `send`) on
+it will not answer `"timeout"`. Messages that were read ahead count. Any number
+of descriptors.
+@function poll
+@tparam table list of handles (a channel: to receive, or to send if it only
+sends; a process: its channel), `{ handle, "r" | "w" | "rw" }`, or foreign
+objects with `pollfd`, `events` and `timeout` as cqueues polls them
+@tparam[opt=for ever] ?number timeout seconds
+@treturn table the ready handles in list order, and a set of them:
+`ready[ch]`; or nil, "timeout", ETIMEDOUT
+@usage local ready = assert(ipc.poll({ a, { b, "w" } }, 1))
+*/
+static int poll_call(lua_State *L) {
+  luaL_checktype(L, POLL_LIST, LUA_TTABLE);
+  ipc_check_timeout(L, POLL_TIMEOUT);
+  lua_settop(L, POLL_TOP);
+  luaL_argcheck(L, lua_rawlen(L, POLL_LIST) <= 1 << 20, POLL_LIST,
+                "too many entries");
+  return poll_again(L, LUA_OK, 0);
+}
+
+static const luaL_Reg poller_functions[] = {{"poll", poll_call}, {NULL, NULL}};
+
+const Room ipc_room_poller = {.name = "poller", .functions = poller_functions};

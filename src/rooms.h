@@ -1,0 +1,6 @@
+/* Every room and part, in the order the demo and the reference show them.
+ * ROOM: a mechanism with channels. PART: other handles. */
+ROOM(pipe)
+ROOM(socket)
+PART(process)
+PART(poller)

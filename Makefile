@@ -7,6 +7,7 @@ LUA_INC ?= $(shell .ci/install --headers)
 BUILD   ?= build
 PREFIX  ?= /usr/local
 SECONDS ?= 20
+BENCH   ?= $(wildcard bench/*.lua)
 
 INST_LUADIR ?= $(PREFIX)/share/lua/5.4
 INST_LIBDIR ?= $(PREFIX)/lib/lua/5.4
@@ -22,6 +23,7 @@ HEADERS = $(wildcard src/*.h)
 OBJECTS = $(SOURCES:src/%.c=$(BUILD)/obj/%.o)
 EXTRA_C = $(wildcard spec/*/*.[ch] bench/*.[ch])
 FAULTS  = $(patsubst %.c,$(BUILD)/fault/%.so,$(notdir $(wildcard spec/fault/*.c)))
+HELPERS = $(patsubst %.c,$(BUILD)/spec/%.so,$(notdir $(wildcard spec/support/*.c)))
 FUZZERS = $(patsubst %.c,$(BUILD)/fuzz/%,$(notdir $(wildcard spec/fuzz/*.c)))
 
 # Lua finds this checkout before anything installed, from any directory. busted
@@ -52,11 +54,15 @@ $(BUILD)/text.txt: | need
 	@mkdir -p $(@D)
 	.ci/text $@
 
-test: build ## install what is missing, build, run the specs (ARGS='--filter=...')
+test: build $(HELPERS) ## install what is missing, build, run the specs (ARGS='--filter=...')
 	$(BUSTED)
 
-bench: build ## measure (ARGS=...)
-	$(LUA) bench/run.lua $(ARGS)
+$(BUILD)/spec/%.so: spec/support/%.c | need
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -fPIC $(WARN) $(INCLUDE) $(SHARED) -o $@ $<
+
+bench: build ## measure (BENCH=bench/values.lua for one, ARGS=...)
+	@for b in $(BENCH); do echo "== $$b"; $(LUA) $$b $(ARGS) || exit; done
 
 doc: need ## write the reference manual to build/doc
 	ldoc --quiet --fatalwarnings --dir $(BUILD)/doc .

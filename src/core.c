@@ -135,6 +135,7 @@ __attribute__((visibility("default"))) int luaopen_ipc_core(lua_State *L) {
   luaL_setfuncs(L, functions, 0);
   ipc_errno_open(L);
   ipc_wait_open(L);
+  ipc_task_open(L);
   ipc_msgpack_open(L);
   ipc_chan_open(L);
   lua_newtable(L); /* rooms */

@@ -53,12 +53,16 @@ void ipc_handle_release(Handle *h, How how) {
   h->ops->close(h, h->generation == ipc_generation ? how : IPC_DROP);
 }
 
+/* A scheduler keeps polling the descriptor until the last task that waits on
+ * it has run: the last to leave the queue releases it. */
 void ipc_handle_close(lua_State *L, Handle *h) {
   if (!h->open)
     return;
-  if (h->queue)
-    ipc_wake(L, h);
-  ipc_handle_release(h, IPC_CLOSE);
+  h->closing = true;
+  ipc_wake(L, h);
+  h->leaving = h->queue != NULL;
+  if (!h->leaving)
+    ipc_handle_release(h, IPC_CLOSE);
 }
 
 /* The handle in slot 1 if its metatable is upvalue 1, else NULL. */
@@ -176,7 +180,7 @@ static int handle_tostring(lua_State *L) {
   Handle *h = handle_mine(L);
   if (h && h->moved)
     lua_pushfstring(L, "%s (moved to %d)", h->ops->type, h->moved);
-  else if (!h || !h->open)
+  else if (!h || !h->open || h->closing)
     lua_pushfstring(L, "%s (closed)", h ? h->ops->type : "ipc");
   else
     lua_pushfstring(L, "%s (%d)", h->ops->type,

@@ -71,6 +71,8 @@ struct Handle {
   int moved;           /* the process it moved to, or 0 */
   bool open;
   bool closing; /* waits for its last bytes to leave; of no other use */
+  bool waited;  /* a scheduler has polled its descriptors */
+  bool leaving; /* closed; released when the last waiter has left */
   bool moves;   /* an end: crossing to another process closes it here */
   bool channel; /* a Chan */
   bool kept;    /* a fork under way takes it along */
@@ -90,7 +92,8 @@ void ipc_handle_open(Handle *h);
 /* Closes without waiting and without Lua; again is harmless. */
 void ipc_handle_release(Handle *h, How how);
 
-/* The same by the user's wish: tasks that wait on it are told first. */
+/* The same by the user's wish: tasks that wait on it are told first, and it is
+ * released when they have left. */
 void ipc_handle_close(lua_State *L, Handle *h);
 
 /* The handle that a method was called on (its metatable is upvalue 1). Raises
@@ -226,8 +229,14 @@ Waiter *ipc_waiter_push(lua_State *L, int handle, int want, Nanos deadline);
 /* The waiter at `index`, or NULL. */
 Waiter *ipc_waiter_at(lua_State *L, int index);
 
-/* Takes the waiter out of the queue its handle keeps. */
-void ipc_waiter_leave(Waiter *w);
+/* Whether it is its turn to try. */
+bool ipc_waiter_turn(Waiter *w);
+
+/* The first task that stands in the queue for `want`, or NULL. */
+Waiter *ipc_waiter_first(const Handle *h, int want);
+
+/* Takes the waiter out of the queue of its handle. */
+void ipc_waiter_leave(lua_State *L, Waiter *w);
 
 /* Makes it one that watches without standing in the queue. */
 void ipc_waiter_watch(Waiter *w);
@@ -249,6 +258,7 @@ bool ipc_spin_start(Spin *spin, Nanos now, Nanos deadline, Nanos *until);
 void ipc_spin_failed(Spin *spin);
 
 void ipc_wait_open(lua_State *L);
+void ipc_task_open(lua_State *L);
 
 /* -------------------------------------------------------------- channels */
 

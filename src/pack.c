@@ -582,33 +582,28 @@ static int encode_value(Encode *e) {
   return 1;
 }
 
-static void encode_to(lua_State *L, int index, Buffer *out, int strings) {
-  if (!lua_checkstack(L, LUA_MINSTACK))
-    luaL_error(L, "not enough memory");
-  lua_pushvalue(L, index);
+static void encode_begin(Encode *e, lua_State *L, Buffer *out, int strings) {
+  e->L = L;
+  e->at = e->end = e->base = NULL;
+  e->out = out;
+  e->strings = strings;
+  e->depth = 0;
+}
+
+/* Both encode the value on top of the stack and pop it. */
+static void encode_to(lua_State *L, Buffer *out, int strings) {
   Encode e;
-  e.L = L;
-  e.out = out;
-  e.strings = strings;
-  e.depth = 0;
-  e.at = e.base = e.end = NULL;
+  encode_begin(&e, L, out, strings);
   encode_grow(&e, PACK_ROOM);
   if (!encode_value(&e))
     luaL_error(L, "not enough memory");
   out->size += (size_t)(e.at - e.base);
 }
 
-static size_t encode_at(lua_State *L, int index, char *bytes, size_t room,
-                        int strings) {
-  int top = lua_gettop(L);
-  if (!lua_checkstack(L, LUA_MINSTACK))
-    luaL_error(L, "not enough memory");
-  lua_pushvalue(L, index);
+static size_t encode_at(lua_State *L, char *bytes, size_t room, int strings) {
+  int top = lua_gettop(L) - 1;
   Encode e;
-  e.L = L;
-  e.out = NULL;
-  e.strings = strings;
-  e.depth = 0;
+  encode_begin(&e, L, NULL, strings);
   e.at = e.base = bytes;
   e.end = bytes + room;
   size_t size = encode_value(&e) ? (size_t)(e.at - e.base) : 0;
@@ -617,11 +612,15 @@ static size_t encode_at(lua_State *L, int index, char *bytes, size_t room,
 }
 
 void ipc_value_encode(lua_State *L, int index, Buffer *out) {
-  encode_to(L, index, out, STRINGS_AUTO);
+  luaL_checkstack(L, LUA_MINSTACK, NULL);
+  lua_pushvalue(L, index);
+  encode_to(L, out, STRINGS_AUTO);
 }
 
 size_t ipc_value_encode_at(lua_State *L, int index, char *bytes, size_t room) {
-  return encode_at(L, index, bytes, room, STRINGS_AUTO);
+  luaL_checkstack(L, LUA_MINSTACK, NULL);
+  lua_pushvalue(L, index);
+  return encode_at(L, bytes, room, STRINGS_AUTO);
 }
 
 /* --- ipc.pack --- */
@@ -646,7 +645,8 @@ static int pack_closing(lua_State *L, int strings) {
     if (room > PTRDIFF_MAX / 2)
       return luaL_error(L, "not enough memory");
     char *bytes = lua_newuserdatauv(L, room, 0);
-    size_t size = encode_at(L, 1, bytes, room, strings);
+    lua_pushvalue(L, 1);
+    size_t size = encode_at(L, bytes, room, strings);
     if (size) {
       lua_pushlstring(L, bytes, size);
       return 1;
@@ -692,13 +692,18 @@ static int pack_options(lua_State *L) {
  * @usage ipc.pack { 0, 17, "add", { 1, 2 } }
  */
 static int pack_pack(lua_State *L) {
-  luaL_checkany(L, 1);
-  int strings = lua_isnoneornil(L, 2) ? STRINGS_AUTO : pack_options(L);
+  int strings = STRINGS_AUTO;
+  if (lua_gettop(L) != 1) {
+    luaL_checkany(L, 1);
+    if (!lua_isnoneornil(L, 2))
+      strings = pack_options(L);
+    lua_settop(L, 1);
+  }
   Scratch *s = lua_touserdata(L, lua_upvalueindex(1));
   if (!s->open)
     return pack_closing(L, strings);
   s->buffer.size = 0;
-  encode_to(L, 1, &s->buffer, strings);
+  encode_to(L, &s->buffer, strings);
   lua_pushlstring(L, s->buffer.bytes, s->buffer.size);
   if (s->buffer.room > PACK_KEEP)
     ipc_buffer_free(&s->buffer);

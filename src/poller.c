@@ -239,7 +239,7 @@ static void poll_resumed(lua_State *L) {
   for (int i = lua_gettop(L); i > POLL_TOP; i--) {
     Waiter *w = ipc_waiter_at(L, i);
     if (w)
-      ipc_waiter_leave(w);
+      ipc_waiter_leave(L, w);
   }
   lua_settop(L, POLL_TOP);
 }

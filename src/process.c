@@ -328,9 +328,7 @@ static void fork_moved(lua_State *L, Handle *h, int where) {
     lua_pushvalue(L, where);
     lua_setiuservalue(L, -2, IPC_UV_MOVED);
     h->moved = (int)p->pid;
-    if (h->queue)
-      ipc_wake(L, h);
-    ipc_handle_release(h, IPC_DROP);
+    ipc_handle_close(L, h);
   }
   h->kept = false;
 }
@@ -630,7 +628,6 @@ static int stop_done(lua_State *L, Process *p) {
   if (p->reaped)
     process_outcome(L, p);
   ipc_chan_end_rest(c, 0);
-  c->h.closing = false;
   ipc_handle_close(L, &c->h);
   lua_pushboolean(L, 1);
   return 1;
@@ -638,7 +635,7 @@ static int stop_done(lua_State *L, Process *p) {
 
 static int stop_attempt(lua_State *L, Handle *h) {
   Process *p = (Process *)h;
-  if (!h->open)
+  if (!h->open || h->leaving)
     return lua_pushboolean(L, 1), 1;
   return process_reap(p) == EAGAIN ? -IPC_ENDED : stop_done(L, p);
 }
@@ -681,8 +678,7 @@ static int stop_begin(lua_State *L, Process *p, lua_Number grace, int next) {
     return lua_pushboolean(L, 1), 1;
   }
   h->closing = true;
-  if (h->queue)
-    ipc_wake(L, h);
+  ipc_wake(L, h);
   lua_settop(L, 1);
   lua_pushnumber(L, grace);
   lua_pushnumber(L, grace);

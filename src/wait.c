@@ -143,222 +143,6 @@ int ipc_sleep(State *S, size_t count, Nanos deadline) {
   return ready ? 0 : ETIMEDOUT;
 }
 
-/* ------------------------------------------------------------------ tasks */
-
-/* A task waiting: what the scheduler polls, and a place in the queue. It lives
- * on the task's stack as a to-be-closed value, so the place is given up
- * however the wait ends: result, error, coroutine.close, or collection. */
-struct Waiter {
-  Handle *handle; /* NULL: none, or it is gone */
-  Waiter *next;
-  Waiter **link;
-  Nanos deadline;
-  int want;
-  int fd; /* what to poll when there is no handle */
-  bool watches;     /* is woken, but takes no turn: ipc.poll */
-  unsigned looks;   /* how often it had its turn */
-  Waiter *behind;   /* whom it waited for last, and how often that one */
-  unsigned seen;    /* had looked then */
-  unsigned patience;
-};
-
-static const char waiter_key; /* registry: the metatable */
-
-enum { SCHEDULER_IS_TASK = 1, SCHEDULER_WAIT, SCHEDULER_CANCEL };
-
-void ipc_waiter_leave(Waiter *w) {
-  if (!w->link)
-    return;
-  *w->link = w->next;
-  if (w->next)
-    w->next->link = w->link;
-  w->link = NULL;
-  w->handle = NULL;
-}
-
-static void waiter_enter(Waiter *w, Handle *h) {
-  Waiter **at = &h->queue;
-  while (*at)
-    at = &(*at)->next;
-  *at = w;
-  w->link = at;
-  w->handle = h;
-}
-
-void ipc_waiters_forget(Handle *h) {
-  while (h->queue)
-    ipc_waiter_leave(h->queue);
-}
-
-static Waiter *waiter_first(const Handle *h, int want) {
-  Waiter *w = h->queue;
-  while (w && (w->want != want || w->watches))
-    w = w->next;
-  return w;
-}
-
-void ipc_waiter_watch(Waiter *w) { w->watches = true; }
-
-/* First come, first served; but one who was woken three times while the first
- * did not even look (its coroutine was dropped) goes ahead. */
-static bool waiter_turn(Waiter *w) {
-  Waiter *first = waiter_first(w->handle, w->want);
-  if (first != w) {
-    if (w->behind != first || w->seen != first->looks) {
-      w->behind = first;
-      w->seen = first->looks;
-      w->patience = 3;
-    }
-    if (w->patience > 0) {
-      w->patience--;
-      return false;
-    }
-  }
-  w->looks++;
-  return true;
-}
-
-bool ipc_in_task(lua_State *L, State *S) {
-  if (!S->scheduled || !lua_isyieldable(L))
-    return false;
-  ipc_state_push(L);
-  lua_getiuservalue(L, -1, SCHEDULER_IS_TASK);
-  lua_pushthread(L);
-  lua_call(L, 1, 1);
-  bool task = lua_toboolean(L, -1);
-  lua_pop(L, 2);
-  return task;
-}
-
-Waiter *ipc_waiter_push(lua_State *L, int handle, int want, Nanos deadline) {
-  Waiter *w = lua_newuserdatauv(L, sizeof *w, 1);
-  memset(w, 0, sizeof *w);
-  w->want = want;
-  w->deadline = deadline;
-  w->fd = -1;
-  lua_rawgetp(L, LUA_REGISTRYINDEX, &waiter_key);
-  lua_setmetatable(L, -2);
-  if (handle) {
-    lua_pushvalue(L, handle);
-    lua_setiuservalue(L, -2, 1);
-    waiter_enter(w, lua_touserdata(L, handle));
-  }
-  return w;
-}
-
-void ipc_suspend(lua_State *L, int count, lua_KContext context,
-                 lua_KFunction again) {
-  State *S = ipc_state(L);
-  for (Chan *c = S->rests; c; c = c->rest.next) {
-    luaL_checkstack(L, 4, "too many objects to wait for");
-    Waiter *w = ipc_waiter_push(L, 0, IPC_WRITE, IPC_FOREVER);
-    w->fd = c->h.ops->descriptor(&c->h, IPC_WRITE);
-    count++;
-  }
-  ipc_state_push(L);
-  lua_getiuservalue(L, -1, SCHEDULER_WAIT);
-  lua_replace(L, -2);
-  lua_insert(L, -(count + 1));
-  lua_callk(L, count, 0, context, again);
-}
-
-static void scheduler_cancel(lua_State *L, int fd) {
-  ipc_state_push(L);
-  lua_getiuservalue(L, -1, SCHEDULER_CANCEL);
-  lua_replace(L, -2);
-  lua_pushinteger(L, fd);
-  if (lua_pcall(L, 1, 0, 0) != LUA_OK) {
-    const char *message = lua_tostring(L, -1);
-    lua_warning(L, "ipc: the scheduler's cancel: ", 1);
-    lua_warning(L, message ? message : "an error", 0);
-    lua_pop(L, 1);
-  }
-}
-
-void ipc_wake(lua_State *L, Handle *h) {
-  if (!h->state->scheduled)
-    return;
-  int last = -1;
-  for (int want = IPC_READ; want <= IPC_ENDED; want <<= 1) {
-    Waiter *w = h->queue;
-    while (w && w->want != want)
-      w = w->next;
-    if (!w)
-      continue;
-    int fd = h->ops->descriptor(h, want);
-    if (fd >= 0 && fd != last)
-      scheduler_cancel(L, fd);
-    last = fd;
-  }
-}
-
-Waiter *ipc_waiter_at(lua_State *L, int index) {
-  Waiter *w = lua_touserdata(L, index);
-  if (!w || !lua_getmetatable(L, index))
-    return NULL;
-  lua_rawgetp(L, LUA_REGISTRYINDEX, &waiter_key);
-  bool ours = lua_rawequal(L, -1, -2);
-  lua_pop(L, 2);
-  return ours ? w : NULL;
-}
-
-static Waiter *waiter_self(lua_State *L) {
-  Waiter *w = ipc_waiter_at(L, 1);
-  if (!w)
-    luaL_typeerror(L, 1, "ipc.waiter");
-  return w;
-}
-
-static int waiter_pollfd(lua_State *L) {
-  Waiter *w = waiter_self(L);
-  Handle *h = w->handle;
-  int fd = w->fd;
-  if (h)
-    fd = h->open ? h->ops->descriptor(h, w->want) : -1;
-  if (fd < 0)
-    return lua_pushnil(L), 1;
-  lua_pushinteger(L, fd);
-  return 1;
-}
-
-static int waiter_events(lua_State *L) {
-  lua_pushstring(L, waiter_self(L)->want == IPC_WRITE ? "w" : "r");
-  return 1;
-}
-
-static int waiter_timeout(lua_State *L) {
-  Waiter *w = waiter_self(L);
-  Handle *h = w->handle;
-  if (h && (!ipc_handle_usable(h) ||
-            ((w->watches || waiter_first(h, w->want) == w) &&
-             h->ops->ready(h, w->want, false) != EAGAIN))) {
-    lua_pushnumber(L, 0);
-  } else if (w->deadline == IPC_FOREVER) {
-    lua_pushnil(L);
-  } else {
-    Nanos left = w->deadline - ipc_now();
-    lua_pushnumber(L, left > 0 ? (lua_Number)left / 1e9 : 0);
-  }
-  return 1;
-}
-
-static int waiter_close(lua_State *L) {
-  Waiter *w = waiter_self(L);
-  Handle *h = w->handle;
-  ipc_waiter_leave(w);
-  /* What was read ahead does not make the descriptor ready again: the next in
-   * line must be told. */
-  if (h && ipc_handle_usable(h) && waiter_first(h, w->want) &&
-      h->ops->ready(h, w->want, false) != EAGAIN)
-    ipc_wake(L, h);
-  return 0;
-}
-
-static int waiter_gc(lua_State *L) {
-  ipc_waiter_leave(waiter_self(L));
-  return 0;
-}
-
 /* ---------------------------------------------------------------- the run */
 
 static int run_finish(lua_State *L, const Op *op, int n) {
@@ -458,9 +242,9 @@ static int run(lua_State *L, int status, lua_KContext context) {
     int n;
     if (!ipc_handle_usable(h) && !op->closing)
       n = ipc_handle_refuse(L, h, op->name);
-    else if (r.waiter && r.waiter->handle && !waiter_turn(r.waiter))
-      n = -r.waiter->want;
-    else if (!r.waiter && h->queue && waiter_first(h, op->want) &&
+    else if (r.waiter && !ipc_waiter_turn(r.waiter))
+      n = -op->want;
+    else if (!r.waiter && h->queue && ipc_waiter_first(h, op->want) &&
              ipc_in_task(L, h->state))
       n = -op->want; /* others came first */
     else
@@ -481,38 +265,6 @@ int ipc_run(lua_State *L, const Op *op) {
 }
 
 /* -------------------------------------------------------------- functions */
-
-/***
-Registers the scheduler whose coroutines may wait without blocking: a call that
-has to wait in one of its tasks yields to it. One per Lua state; a new one
-replaces the old; nil goes back to blocking.
-@function scheduler
-@tparam ?table scheduler `is_task(thread)`: whether the running coroutine is a
-task; `wait(object, ...)`: yields until one of the objects is ready, each with
-methods `pollfd()`, `events()` and `timeout()` as cqueues polls them;
-`cancel(descriptor)`: makes the waits on a descriptor return.
-@usage ipc.scheduler { is_task = is_task, wait = wait, cancel = cancel }
-*/
-static int wait_scheduler(lua_State *L) {
-  static const char *const names[] = {"is_task", "wait", "cancel"};
-  State *S = ipc_state(L);
-  bool some = !lua_isnoneornil(L, 1);
-  if (some)
-    luaL_checktype(L, 1, LUA_TTABLE);
-  lua_settop(L, 1);
-  ipc_state_push(L);
-  for (int i = 0; i < 3; i++) {
-    if (some && lua_getfield(L, 1, names[i]) != LUA_TFUNCTION)
-      return luaL_argerror(
-          L, 1, lua_pushfstring(L, "function '%s' expected", names[i]));
-    if (!some)
-      lua_pushnil(L);
-  }
-  for (int i = 3; i >= 1; i--)
-    lua_setiuservalue(L, 2, i);
-  S->scheduled = some;
-  return 0;
-}
 
 /***
 Seconds on the monotonic clock; only differences mean something.
@@ -566,14 +318,8 @@ static int wait_sleep(lua_State *L) {
   return sleep_again(L, LUA_OK, 0);
 }
 
-static const luaL_Reg waiter_methods[] = {{"pollfd", waiter_pollfd},
-                                          {"events", waiter_events},
-                                          {"timeout", waiter_timeout},
-                                          {NULL, NULL}};
-
 void ipc_wait_open(lua_State *L) {
-  static const luaL_Reg functions[] = {{"scheduler", wait_scheduler},
-                                       {"now", wait_now},
+  static const luaL_Reg functions[] = {{"now", wait_now},
                                        {"sleep", wait_sleep},
                                        {NULL, NULL}};
   luaL_setfuncs(L, functions, 0);
@@ -581,15 +327,4 @@ void ipc_wait_open(lua_State *L) {
   if (luaL_loadstring(L, "") != LUA_OK)
     lua_error(L);
   lua_rawsetp(L, LUA_REGISTRYINDEX, &nothing_key);
-
-  lua_newtable(L);
-  lua_pushliteral(L, "ipc.waiter");
-  lua_setfield(L, -2, "__name");
-  luaL_newlib(L, waiter_methods);
-  lua_setfield(L, -2, "__index");
-  lua_pushcfunction(L, waiter_close);
-  lua_setfield(L, -2, "__close");
-  lua_pushcfunction(L, waiter_gc);
-  lua_setfield(L, -2, "__gc");
-  lua_rawsetp(L, LUA_REGISTRYINDEX, &waiter_key);
 }

@@ -42,8 +42,8 @@ static char *frame_read(FILE *f, size_t *size) {
   unsigned char head[4];
   if (fread(head, 1, 4, f) != 4)
     return NULL;
-  *size = (size_t)head[0] << 24 | (size_t)head[1] << 16 |
-          (size_t)head[2] << 8 | head[3];
+  *size = (size_t)head[0] << 24 | (size_t)head[1] << 16 | (size_t)head[2] << 8 |
+          head[3];
   char *bytes = malloc(*size + 1);
   if (!bytes || fread(bytes, 1, *size, f) != *size)
     fail("a frame is cut short");
@@ -84,8 +84,8 @@ static int64_t random_integer(void) {
 }
 
 static size_t random_length(void) {
-  static const size_t lengths[] = {0,  1,  2,  3,   4,   5,    8,    15,
-                                   16, 17, 31, 32,  33,  255,  256,  300};
+  static const size_t lengths[] = {0,  1,  2,  3,  4,  5,   8,   15,
+                                   16, 17, 31, 32, 33, 255, 256, 300};
   return below(3) ? below(20) : lengths[below(16)];
 }
 

@@ -1,0 +1,142 @@
+-- What pingpong.c and oneway.c do, through a channel of this library; prints ns
+-- for each round trip or message. Arguments: the mechanism's address (as
+-- ipc.mechanisms() has it); pingpong | small | many | large; across | one
+-- (cores), seconds. "small" is send and recv, "many" sendmany and recvmany.
+
+local ipc = require "ipc"
+
+local address, work, place, seconds = table.unpack(arg)
+seconds = tonumber(seconds)
+assert(seconds, "four arguments, see the source")
+
+local SMALL, LARGE = 64, 1 << 20
+local PATIENCE = 60 -- seconds until a benchmark counts as hung
+local GATHER = 512  -- messages of one sendmany
+local COUNT = { pingpong = 50, small = 10240, many = 10240, large = 16 }
+
+local count = assert(COUNT[work], "unknown work")
+local message = "x" .. (" "):rep((work == "large" and LARGE or SMALL) - 1)
+
+local function pin(core)
+  local command = "taskset -cp %d %d >/dev/null"
+  assert(os.execute(command:format(core, ipc.pid())), "taskset (util-linux) is needed")
+end
+
+local function open()
+  local options = { timeout = PATIENCE }
+  if work == "large" then
+    options.maxsize = LARGE
+    if address == "pipe" then
+      options.capacity = LARGE
+    end
+  end
+  local fine, a, b = pcall(ipc.pair, address, options)
+  if not fine or not a or a:maxsize() < #message then
+    print "too large" -- for this mechanism
+    os.exit(false)
+  end
+  return a, b
+end
+
+local mine, its = open()
+
+local serve = {}
+
+function serve.pingpong()
+  for m in its:messages() do
+    assert(#m == SMALL)
+    assert(its:send(m))
+  end
+end
+
+function serve.small()
+  for m in its:messages() do
+    assert(#m == #message)
+    for _ = 2, count do
+      m = assert(its:recv())
+      assert(#m == #message)
+    end
+    assert(its:send "!")
+  end
+end
+
+serve.large = serve.small
+
+function serve.many()
+  local got = 0
+  while true do
+    local list, why = its:recvmany(GATHER)
+    if not list then
+      assert(why == "closed", why)
+      return
+    end
+    for i = 1, #list do
+      assert(#list[i] == SMALL)
+    end
+    got = got + #list
+    if got == count then
+      assert(its:send "!")
+      got = 0
+    end
+  end
+end
+
+local batch = {}
+
+function batch.pingpong()
+  for _ = 1, count do
+    assert(mine:send(message))
+    assert(#assert(mine:recv()) == SMALL)
+  end
+end
+
+function batch.small()
+  for _ = 1, count do
+    assert(mine:send(message))
+  end
+  assert(mine:recv() == "!")
+end
+
+batch.large = batch.small
+
+local list = {}
+for i = 1, GATHER do
+  list[i] = message
+end
+
+function batch.many()
+  for _ = 1, count // GATHER do
+    assert(mine:sendmany(list))
+  end
+  assert(mine:recv() == "!")
+end
+
+-- As raw_measure in raw.h.
+local function measure(f)
+  local took, begin = {}, ipc.now()
+  repeat f() until ipc.now() - begin >= seconds / 10
+  begin = ipc.now()
+  local last = begin
+  while #took < 3 or last - begin < seconds do
+    f()
+    local now = ipc.now()
+    took[#took + 1] = now - last
+    last = now
+  end
+  table.sort(took)
+  return took[#took // 2 + 1] / count * 1e9
+end
+
+pin(0)
+local child <close> = assert(ipc.fork(function(f)
+  local _ = its -- moves along
+  if place == "across" then
+    pin(1)
+  end
+  ipc.parent:send "ready"
+  f()
+end, serve[work]))
+assert(child:recv(PATIENCE))
+print(("%.1f"):format(measure(batch[work])))
+mine:close()
+assert(child:wait(PATIENCE))

@@ -1,0 +1,69 @@
+/* Messages that go one way between two processes, in raw C; prints ns a
+ * message. The receiver answers once for each batch. Arguments: pipe | packets
+ * | stream | seqpacket, blocking | learning, across | one (cores), seconds,
+ * small (64 bytes, a system call each) | many (64 bytes, gathered into one
+ * write) | large (1 MiB). */
+#include "raw.h"
+
+enum {
+  SMALLS = 10240, /* messages in a batch */
+  LARGES = 16,
+  GATHER = 512 /* messages in one write of "many" */
+};
+
+static size_t size_each = RAW_SMALL, count = SMALLS;
+
+static void serve(End *e) {
+  char done[1] = "!";
+  for (;;) {
+    for (size_t i = 0; i < count; i++) {
+      size_t size;
+      const char *m = raw_recv(e, &size);
+      if (!m && i == 0)
+        return;
+      if (!m || size != size_each || m[0] != 'x')
+        raw_die("a message");
+    }
+    raw_send(e, done, sizeof done);
+  }
+}
+
+static void batch(End *e) {
+  static char message[RAW_LARGE];
+  message[0] = 'x';
+  for (size_t i = 0; i < count; i++)
+    raw_send(e, message, size_each);
+  raw_expect(e, 1);
+}
+
+static void batch_many(End *e) {
+  static char message[RAW_SMALL] = "x";
+  static char gathered[GATHER * (RAW_HEAD + RAW_SMALL)];
+  for (size_t i = 0; i < count; i += GATHER) {
+    char *at = gathered;
+    for (size_t k = 0; k < GATHER; k++) {
+      raw_head(at, RAW_SMALL);
+      memcpy(at + RAW_HEAD, message, RAW_SMALL);
+      at += RAW_HEAD + RAW_SMALL;
+    }
+    raw_write_all(e, gathered, sizeof gathered);
+  }
+  raw_expect(e, 1);
+}
+
+int main(int argc, char **argv) {
+  End mine, its;
+  if (argc != 6)
+    return fprintf(stderr, "oneway: five arguments, see its source\n"), 2;
+  bool large = !strcmp(argv[5], "large"), many = !strcmp(argv[5], "many");
+  if (large) {
+    size_each = RAW_LARGE;
+    count = LARGES;
+  }
+  raw_pair(&mine, &its, argv[1], !strcmp(argv[2], "learning"), large);
+  if (many && mine.packets)
+    return fprintf(stderr, "oneway: packets go one at a time\n"), 2;
+  pid_t child = raw_fork(&mine, &its, argv[3], serve);
+  raw_measure(many ? batch_many : batch, &mine, count, strtod(argv[4], NULL));
+  return raw_join(child, &mine);
+}

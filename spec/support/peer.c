@@ -1,0 +1,38 @@
+/* For specs whose peer is not this library: becomes another program, with
+ * descriptors that are close-on-exec and non-blocking until then. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <lauxlib.h>
+#include <lua.h>
+
+/* exec({descriptor, ...}, program, argument, ...) -> only nil, message */
+static int peer_exec(lua_State *L) {
+  enum { MOST = 16 };
+  const char *argument[MOST + 1] = {NULL};
+  int n = lua_gettop(L) - 1;
+  luaL_argcheck(L, n >= 1 && n <= MOST, 2, "1 to 16 words");
+  for (int i = 0; i < n; i++)
+    argument[i] = luaL_checkstring(L, i + 2);
+  luaL_checktype(L, 1, LUA_TTABLE);
+  for (int i = 1; lua_rawgeti(L, 1, i) == LUA_TNUMBER; i++) {
+    int fd = (int)lua_tointeger(L, -1);
+    fcntl(fd, F_SETFD, 0);
+    fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
+  }
+  unsetenv("LD_PRELOAD"); /* it is for us, not for others */
+  execvp(argument[0], (char *const *)argument);
+  lua_pushnil(L);
+  lua_pushstring(L, strerror(errno));
+  return 2;
+}
+
+int luaopen_spec_peer(lua_State *L);
+int luaopen_spec_peer(lua_State *L) {
+  static const luaL_Reg functions[] = {{"exec", peer_exec}, {NULL, NULL}};
+  luaL_newlib(L, functions);
+  return 1;
+}

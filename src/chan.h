@@ -1,0 +1,30 @@
+/* What chan.c, send.c and recv.c share; rooms do not include it. */
+#ifndef IPC_CHAN_H
+#define IPC_CHAN_H
+
+#include "ipc.h"
+
+extern const luaL_Reg ipc_send_methods[];
+extern const luaL_Reg ipc_recv_methods[];
+
+/* The channel a method was called on; the second and third raise unless it
+ * sends, receives. */
+Chan *ipc_chan_self(lua_State *L);
+Chan *ipc_chan_sender(lua_State *L);
+Chan *ipc_chan_receiver(lua_State *L);
+
+/* Raises on a tag where there is none. */
+void ipc_chan_check_tag(lua_State *L, const Chan *c, int index);
+
+/* Pushes the userdata of `c`, which is `self` (in slot 1) or a part of it. */
+void ipc_chan_push(lua_State *L, Chan *self, Chan *c);
+
+/* Ties the string at `index` to the rest that points into it; lets go of one
+ * whose bytes are out. */
+void ipc_chan_anchor(lua_State *L, Chan *self, Chan *c, int index);
+void ipc_chan_unanchor(lua_State *L, Chan *self, Chan *c);
+
+/* The peer is gone, whichever way the system says so: EPIPE; else err. */
+int ipc_chan_errno(int err);
+
+#endif

@@ -1,0 +1,333 @@
+/* The calls that send, over ops->send: a message is accepted or untouched. */
+#include "prefix.h"
+
+#include <errno.h>
+#include <lauxlib.h>
+#include <lua.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "chan.h"
+#include "ipc.h"
+#include "msgpack.h"
+
+enum {
+  SEND_SCRATCH = 1 << 20, /* bytes of scratch worth keeping */
+  SEND_BATCH = 512        /* messages gathered for one crossing */
+};
+
+static int chan_check_size(lua_State *L, Chan *c, const char *call,
+                           size_t size) {
+  char detail[96];
+  if (size <= c->limit)
+    return 0;
+  snprintf(detail, sizeof detail, "%zu bytes, but maxsize is %zu", size,
+           c->limit);
+  return ipc_fail(L, c->h.ops->type, call, EMSGSIZE, detail);
+}
+
+/* ------------------------------------------------------------------- send */
+
+/* Slots of send and put: 2 message, 3 tag, 4 timeout, 5 progress: nil, or the
+ * serial of the rest that is this call's own accepted message. */
+enum { SEND_BYTES = 2, SEND_TAG, SEND_TIMEOUT, SEND_PROGRESS, SEND_TOP = 5 };
+
+/* After ops->send: the number of results, or what to wait for. */
+static int send_result(lua_State *L, Chan *self, Chan *c, const char *call,
+                       size_t size, int err) {
+  switch (err) {
+  case 0:
+  case EINPROGRESS:
+    c->sent++;
+    c->bytes_out += size;
+    if (err == 0)
+      return lua_pushboolean(L, 1), 1;
+    lua_pushinteger(L, c->rest.serial);
+    lua_replace(L, SEND_PROGRESS);
+    return -IPC_WRITE;
+  case EAGAIN:
+    return -IPC_WRITE;
+  default:
+    return ipc_fail(L, self->h.ops->type, call, ipc_chan_errno(err), NULL);
+  }
+}
+
+/* Whether a rest of this serial is still pending: 0 if it is out. */
+static int chan_progress(Chan *c, lua_Integer serial) {
+  if (c->rest.link && c->rest.serial == serial)
+    return ipc_chan_flush(c);
+  return c->failed;
+}
+
+static int send_attempt(lua_State *L, Handle *h) {
+  Chan *self = (Chan *)h, *c = self->writer;
+  if (lua_isinteger(L, SEND_PROGRESS)) {
+    int err = chan_progress(c, lua_tointeger(L, SEND_PROGRESS));
+    if (err == EAGAIN)
+      return -IPC_WRITE;
+    if (err)
+      return ipc_fail(L, h->ops->type, "send", ipc_chan_errno(err), NULL);
+    ipc_chan_unanchor(L, self, c);
+    return lua_pushboolean(L, 1), 1;
+  }
+  if (c != self && !ipc_handle_usable(&c->h))
+    return ipc_handle_refuse(L, &c->h, "send");
+  if (c->shut || c->failed)
+    return ipc_fail(L, h->ops->type, "send", EPIPE, NULL);
+  Message m = {NULL, 0, 0};
+  m.bytes = lua_tolstring(L, SEND_BYTES, &m.size);
+  if (c->tagged)
+    m.tag = lua_tointeger(L, SEND_TAG);
+  if (m.size > c->limit)
+    return chan_check_size(L, c, "send", m.size);
+  int err = c->ops->send(c, &m);
+  if (err == EINPROGRESS)
+    ipc_chan_anchor(L, self, c, SEND_BYTES);
+  return send_result(L, self, c, "send", m.size, err);
+}
+
+/* Accepted is accepted. */
+static int send_failed(lua_State *L, Handle *h, int err) {
+  if (lua_isinteger(L, SEND_PROGRESS))
+    return lua_pushboolean(L, 1), 1;
+  return ipc_fail(L, h->ops->type, "send", err, NULL);
+}
+
+static const Op send_op = {.name = "send",
+                           .attempt = send_attempt,
+                           .failed = send_failed,
+                           .want = IPC_WRITE,
+                           .deadline = SEND_TIMEOUT,
+                           .top = SEND_TOP};
+
+/***
+Sends a message whole: what one send puts in, one recv takes out. On a stream
+the bytes go out as they are.
+
+Once the first byte is out the message is accepted: `true` even if the deadline
+passes then; the channel writes the rest before anything else, in any later
+wait of the program, in `flush` and in `close`. Before that a failure leaves it
+untouched.
+@function channel:send
+@string bytes may be empty; at most `maxsize()` bytes
+@tparam ?integer tag where the mechanism has tags
+@tparam[opt=the channel's] ?number timeout seconds
+@treturn boolean true; or nil, message, errno: `"timeout"` (ETIMEDOUT),
+`"closed"` (EPIPE), EMSGSIZE when it is over the limit
+@usage assert(ch:send("hello", nil, 1.5))
+*/
+static int chan_send(lua_State *L) {
+  Chan *c = ipc_chan_sender(L);
+  if (lua_type(L, SEND_BYTES) != LUA_TSTRING)
+    luaL_typeerror(L, SEND_BYTES, "string");
+  ipc_chan_check_tag(L, c, SEND_TAG);
+  ipc_check_timeout(L, SEND_TIMEOUT);
+  lua_settop(L, SEND_TOP);
+  return ipc_run(L, &send_op);
+}
+
+/***
+Sends a Lua value as MessagePack; `get` receives it. On a stream it is bare
+MessagePack, as other programs write it.
+@function channel:put
+@param value nil, boolean, number, string, table, `ipc.null`, `ipc.ext`; what
+cannot be encoded (functions, cycles) raises, naming the path to it
+@tparam ?integer tag where the mechanism has tags
+@tparam[opt=the channel's] ?number timeout seconds
+@treturn boolean true; or nil, message, errno as `send`
+@usage assert(ch:put { name = "job", args = { 1, 2 } })
+*/
+static int chan_put(lua_State *L) {
+  Chan *self = ipc_chan_sender(L), *c = self->writer;
+  State *S = c->h.state;
+  luaL_checkany(L, SEND_BYTES);
+  ipc_chan_check_tag(L, self, SEND_TAG);
+  ipc_check_timeout(L, SEND_TIMEOUT);
+  lua_settop(L, SEND_TOP);
+  S->scratch.size = 0;
+  ipc_value_encode(L, SEND_BYTES, &S->scratch);
+  Message m = {S->scratch.bytes, S->scratch.size, 0};
+  if (c->tagged)
+    m.tag = lua_tointeger(L, SEND_TAG);
+  if (ipc_handle_usable(&self->h) && ipc_handle_usable(&c->h) && !c->shut &&
+      !c->failed && !self->h.queue && m.size <= c->limit) {
+    int err = c->ops->send(c, &m);
+    if (err == EINPROGRESS) {
+      c->rest.owned = S->scratch.bytes;
+      S->scratch = (Buffer){NULL, 0, 0};
+    }
+    if (S->scratch.room > SEND_SCRATCH && err != EAGAIN)
+      ipc_buffer_free(&S->scratch);
+    int n = err == EAGAIN
+                ? 0
+                : send_result(L, self, c, "put", m.size, err);
+    if (n > 0)
+      return n;
+    if (n < 0)
+      return ipc_run(L, &send_op);
+  }
+  lua_pushlstring(L, m.bytes, m.size);
+  lua_replace(L, SEND_BYTES);
+  if (S->scratch.room > SEND_SCRATCH)
+    ipc_buffer_free(&S->scratch);
+  return ipc_run(L, &send_op);
+}
+
+/* Slots of sendmany: as send, then how many are accepted. */
+enum { MANY_SENT = SEND_TOP + 1, MANY_TOP = MANY_SENT };
+
+static int many_result(lua_State *L, Handle *h, int err) {
+  lua_Integer sent = lua_tointeger(L, MANY_SENT);
+  if (sent == (lua_Integer)lua_rawlen(L, SEND_BYTES)) {
+    lua_pushinteger(L, sent);
+    return 1;
+  }
+  int n = ipc_fail(L, h->ops->type, "sendmany", err, NULL);
+  lua_pushinteger(L, sent);
+  return n + 1;
+}
+
+/* Looks at the messages from `sent` on; the views stay valid because the list
+ * holds the strings and no Lua runs meanwhile. */
+static size_t many_gather(lua_State *L, Chan *c, size_t sent, Message *views) {
+  size_t count = 0, total = lua_rawlen(L, SEND_BYTES);
+  while (count < SEND_BATCH && sent + count < total) {
+    Message *m = &views[count];
+    if (lua_rawgeti(L, SEND_BYTES, (lua_Integer)(sent + count + 1)) !=
+        LUA_TSTRING)
+      luaL_error(L, "ipc.sendmany: list[%d] is a %s now",
+                 (int)(sent + count + 1), luaL_typename(L, -1));
+    m->bytes = lua_tolstring(L, -1, &m->size);
+    m->tag = lua_tointeger(L, SEND_TAG);
+    lua_pop(L, 1);
+    if (m->size > c->limit)
+      break;
+    count++;
+  }
+  return count;
+}
+
+static int many_send(Chan *c, const Message *m, size_t count, size_t *sent) {
+  if (c->ops->sendmany)
+    return c->ops->sendmany(c, m, count, sent);
+  for (*sent = 0; *sent < count; ++*sent) {
+    int err = c->ops->send(c, &m[*sent]);
+    if (err)
+      return err;
+  }
+  return 0;
+}
+
+static int many_attempt(lua_State *L, Handle *h) {
+  Chan *self = (Chan *)h, *c = self->writer;
+  size_t total = lua_rawlen(L, SEND_BYTES);
+  if (lua_isinteger(L, SEND_PROGRESS)) {
+    int err = chan_progress(c, lua_tointeger(L, SEND_PROGRESS));
+    if (err == EAGAIN)
+      return -IPC_WRITE;
+    if (err)
+      return many_result(L, h, ipc_chan_errno(err));
+    lua_pushnil(L);
+    lua_replace(L, SEND_PROGRESS);
+    ipc_chan_unanchor(L, self, c);
+  }
+  for (;;) {
+    Message views[SEND_BATCH];
+    size_t sent = (size_t)lua_tointeger(L, MANY_SENT), now = 0;
+    if (sent >= total)
+      return many_result(L, h, 0);
+    if (c->shut || c->failed || !ipc_handle_usable(&c->h))
+      return many_result(L, h, EPIPE);
+    size_t count = many_gather(L, c, sent, views);
+    if (count == 0)
+      return many_result(L, h, EMSGSIZE);
+    int err = many_send(c, views, count, &now);
+    for (size_t i = 0; i < now; i++)
+      c->bytes_out += views[i].size;
+    c->sent += now;
+    lua_pushinteger(L, (lua_Integer)(sent + now));
+    lua_replace(L, MANY_SENT);
+    if (err == EINPROGRESS) { /* the last of them is not all out */
+      lua_rawgeti(L, SEND_BYTES, (lua_Integer)(sent + now));
+      ipc_chan_anchor(L, self, c, -1);
+      lua_pop(L, 1);
+      lua_pushinteger(L, c->rest.serial);
+      lua_replace(L, SEND_PROGRESS);
+      return -IPC_WRITE;
+    }
+    if (err == EAGAIN)
+      return -IPC_WRITE;
+    if (err)
+      return many_result(L, h, ipc_chan_errno(err));
+  }
+}
+
+static const Op many_op = {.name = "sendmany",
+                           .attempt = many_attempt,
+                           .failed = many_result,
+                           .want = IPC_WRITE,
+                           .deadline = SEND_TIMEOUT,
+                           .top = MANY_TOP};
+
+/***
+Sends every string of a list, crossing into the kernel once for many of them.
+@function channel:sendmany
+@tparam {string,...} list
+@tparam ?integer tag where the mechanism has tags, for all of them
+@tparam[opt=the channel's] ?number timeout seconds, for all together
+@treturn integer `#list`; or nil, message, errno, n: list[1..n] were accepted
+*/
+static int chan_sendmany(lua_State *L) {
+  Chan *c = ipc_chan_sender(L);
+  luaL_checktype(L, SEND_BYTES, LUA_TTABLE);
+  ipc_chan_check_tag(L, c, SEND_TAG);
+  ipc_check_timeout(L, SEND_TIMEOUT);
+  lua_settop(L, SEND_PROGRESS);
+  size_t total = lua_rawlen(L, SEND_BYTES);
+  for (size_t i = 1; i <= total; i++) {
+    if (lua_rawgeti(L, SEND_BYTES, (lua_Integer)i) != LUA_TSTRING)
+      luaL_argerror(L, SEND_BYTES,
+                    lua_pushfstring(L, "list[%d]: string expected, got %s",
+                                    (int)i, luaL_typename(L, -1)));
+    lua_pop(L, 1);
+  }
+  lua_pushinteger(L, 0);
+  return ipc_run(L, &many_op);
+}
+
+/***
+Waits until what earlier sends left behind is written.
+@function channel:flush
+@tparam[opt=the channel's] ?number timeout seconds
+@treturn boolean true; or nil, message, errno
+*/
+static int flush_attempt(lua_State *L, Handle *h) {
+  Chan *self = (Chan *)h, *c = self->writer;
+  int err = ipc_chan_flush(c);
+  if (err == EAGAIN)
+    return -IPC_WRITE;
+  if (err)
+    return ipc_fail(L, h->ops->type, "flush", ipc_chan_errno(err), NULL);
+  ipc_chan_unanchor(L, self, c);
+  return lua_pushboolean(L, 1), 1;
+}
+
+static const Op flush_op = {.name = "flush",
+                            .attempt = flush_attempt,
+                            .want = IPC_WRITE,
+                            .deadline = 2,
+                            .top = 2};
+
+static int chan_flush(lua_State *L) {
+  ipc_chan_sender(L);
+  ipc_check_timeout(L, 2);
+  lua_settop(L, 2);
+  return ipc_run(L, &flush_op);
+}
+
+const luaL_Reg ipc_send_methods[] = {{"send", chan_send},
+                                     {"put", chan_put},
+                                     {"sendmany", chan_sendmany},
+                                     {"flush", chan_flush},
+                                     {NULL, NULL}};

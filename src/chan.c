@@ -171,7 +171,7 @@ first, for up to `linger` seconds. Any number of times.
 @treturn boolean true; or the first time nil, "N bytes unsent", errno
 */
 static int chan_close(lua_State *L) {
-  Chan *self = ipc_chan_self(L);
+  Chan *self = (Chan *)ipc_handle_closable(L);
   Handle *h = &self->h;
   lua_settop(L, 1);
   if (!h->open || h->closing)

@@ -102,14 +102,19 @@ static int handle_moved(lua_State *L, const Handle *h) {
                     h->moved, where ? where : "");
 }
 
-Handle *ipc_handle_self(lua_State *L) {
+Handle *ipc_handle_closable(lua_State *L) {
   Handle *h = handle_mine(L);
   if (!h) {
     lua_getfield(L, lua_upvalueindex(1), "__name");
     luaL_typeerror(L, 1, lua_tostring(L, -1));
-  } else if (h->moved) {
-    handle_moved(L, h);
   }
+  return h;
+}
+
+Handle *ipc_handle_self(lua_State *L) {
+  Handle *h = ipc_handle_closable(L);
+  if (h->moved)
+    handle_moved(L, h);
   return h;
 }
 

@@ -100,6 +100,9 @@ void ipc_handle_close(lua_State *L, Handle *h);
  * on a foreign self and on one that moved away. */
 Handle *ipc_handle_self(lua_State *L);
 
+/* The same for close, which may find that it moved. */
+Handle *ipc_handle_closable(lua_State *L);
+
 /* The handle at `index`, or NULL if that is no handle of ours. */
 Handle *ipc_handle_at(lua_State *L, int index);
 

@@ -1,0 +1,287 @@
+---@meta ipc
+-- Annotations for editors (LuaCATS). The reference is in the sources.
+
+---@class ipc
+---@field parent? ipc.channel the channel to the process that forked this one
+---@field null lightuserdata what stands for nil where Lua could not keep one
+---@field errno table<string|integer, integer|string> names to numbers and back
+local ipc = {}
+
+---@class ipc.options what every mechanism takes
+---@field timeout? number seconds every call waits by default (for ever)
+---@field linger? number seconds close waits for accepted messages (1)
+---@field maxsize? integer bytes of a message (64 MiB)
+---@field spin? number seconds a wait retries before it sleeps (70e-6); 0: never
+---@field create? boolean|"new"
+---@field temporary? boolean
+---@field permissions? string
+---@field retry? number|boolean
+---@field keepalive? boolean
+
+---@class ipc.pipe.options: ipc.options
+---@field duplex? boolean both ends send and receive
+---@field packet? boolean each message is one packet, at most 4,095 bytes
+---@field capacity? integer bytes the kernel holds
+---@field unit? "message"|"stream"
+
+---@class ipc.socket.options: ipc.options
+---@field type? "stream"|"seqpacket"
+---@field unit? "message"|"stream"
+
+---@class ipc.pollable
+---@field pollfd fun(self): integer?
+---@field events fun(self): string
+---@field timeout fun(self): number?
+
+---@class ipc.channel: ipc.pollable
+local channel = {}
+
+---@param bytes string
+---@param tag? integer
+---@param timeout? number seconds
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function channel:send(bytes, tag, timeout) end
+
+---@param timeout? number seconds
+---@param tag? integer
+---@return string? bytes
+---@return string|integer? message_or_tag
+---@return integer? errno
+function channel:recv(timeout, tag) end
+
+---@param value any
+---@param tag? integer
+---@param timeout? number seconds
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function channel:put(value, tag, timeout) end
+
+---@param timeout? number seconds
+---@param tag? integer
+---@return any value
+---@return string|integer? message_or_tag
+---@return integer? errno
+function channel:get(timeout, tag) end
+
+---@param list string[]
+---@param tag? integer
+---@param timeout? number seconds
+---@return integer? count
+---@return string? message
+---@return integer? errno
+---@return integer? accepted
+function channel:sendmany(list, tag, timeout) end
+
+---@param max integer
+---@param timeout? number seconds
+---@param tag? integer
+---@return string[]? messages
+---@return string? message
+---@return integer? errno
+function channel:recvmany(max, timeout, tag) end
+
+---@param what integer|"l"|"L"|"a"
+---@param timeout? number seconds
+---@return string? bytes
+---@return string? message
+---@return integer? errno
+function channel:read(what, timeout) end
+
+---@param timeout? number seconds
+---@param tag? integer
+---@return fun(): string?, integer?
+function channel:messages(timeout, tag) end
+
+---@param timeout? number seconds
+---@param tag? integer
+---@return fun(): any, integer?
+function channel:values(timeout, tag) end
+
+---@param timeout? number seconds
+---@return fun(): string?
+function channel:lines(timeout) end
+
+---@param timeout? number seconds
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function channel:flush(timeout) end
+
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function channel:close() end
+
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function channel:shutdown() end
+
+---@param seconds? number
+---@return true
+function channel:settimeout(seconds) end
+
+---@return integer bytes
+function channel:maxsize() end
+
+---@return table<string, integer>
+function channel:stats() end
+
+---@return ipc.channel? copy
+---@return string? message
+---@return integer? errno
+function channel:dup() end
+
+---@return integer? descriptor
+function channel:pollfd() end
+
+---@return string events
+function channel:events() end
+
+---@return number? seconds
+function channel:timeout() end
+
+---@class ipc.reason
+---@field kind "exit"|"signal"|"error"|"unknown"
+---@field text string
+---@field code? integer
+---@field signal? string|integer
+---@field core? boolean
+---@field value? any
+
+---@class ipc.process: ipc.channel
+---@field pid integer
+---@field reason? ipc.reason
+local process = {}
+
+---@param timeout? number seconds
+---@return true? ok
+---@return any ...
+function process:wait(timeout) end
+
+---@param signal? string|integer
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function process:kill(signal) end
+
+---@param grace? number seconds
+---@return true
+function process:stop(grace) end
+
+---@param options? ipc.pipe.options
+---@return ipc.channel? reader
+---@return ipc.channel|string writer_or_message
+---@return integer? errno
+function ipc.pipe(options) end
+
+---@param address string
+---@param options? table
+---@return ipc.channel? one
+---@return ipc.channel|string other_or_message
+---@return integer? errno
+function ipc.pair(address, options) end
+
+---@param reader ipc.channel
+---@param writer ipc.channel
+---@return ipc.channel
+function ipc.duplex(reader, writer) end
+
+---@param fn function
+---@param ... any
+---@return ipc.process? child
+---@return string? message
+---@return integer? errno
+function ipc.fork(fn, ...) end
+
+---@alias ipc.entry ipc.pollable|{ [1]: ipc.channel, [2]: "r"|"w"|"rw" }
+
+---@param list ipc.entry[]
+---@param timeout? number seconds
+---@return table? ready a list and a set
+---@return string? message
+---@return integer? errno
+function ipc.poll(list, timeout) end
+
+---@param value any
+---@param options? { strings?: "str"|"bin" }
+---@return string bytes
+function ipc.pack(value, options) end
+
+---@class ipc.unpack.options
+---@field bytes? integer
+---@field depth? integer
+---@field values? integer
+---@field tables? integer
+---@field keys? integer
+---@field nulls? boolean
+---@field uint64? "float"|"error"|"wrap"
+
+---@param bytes string
+---@param options? ipc.unpack.options
+---@return any value
+---@return string? message
+---@return integer? errno
+function ipc.unpack(bytes, options) end
+
+---@class ipc.decoder
+local decoder = {}
+
+---@param bytes string
+function decoder:feed(bytes) end
+
+---@return any value
+---@return string? message
+---@return integer? errno
+function decoder:get() end
+
+function decoder:close() end
+
+---@param options? ipc.unpack.options
+---@return ipc.decoder
+function ipc.decoder(options) end
+
+---@generic T: table
+---@param t T
+---@return T
+function ipc.array(t) end
+
+---@generic T: table
+---@param t T
+---@return T
+function ipc.map(t) end
+
+---@class ipc.ext
+---@field type integer
+---@field data string
+
+---@param type integer
+---@param data string
+---@return ipc.ext
+function ipc.ext(type, data) end
+
+---@param scheduler? { is_task: function, wait: function, cancel: function }
+function ipc.scheduler(scheduler) end
+
+---@return number seconds
+function ipc.now() end
+
+---@param seconds number
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function ipc.sleep(seconds) end
+
+---@return integer
+function ipc.pid() end
+
+---@return integer
+function ipc.cpus() end
+
+---@return table[] rows
+function ipc.mechanisms() end
+
+return ipc

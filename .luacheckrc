@@ -1,5 +1,5 @@
 std = "lua54"
-max_line_length = 100
+max_line_length = 120
 self = false -- a method that does not need itself is still a method
 exclude_files = { "build", "lua_modules", ".luarocks" }
 

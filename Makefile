@@ -7,7 +7,7 @@ LUA_INC ?= $(shell .ci/install --headers)
 BUILD   ?= build
 PREFIX  ?= /usr/local
 SECONDS ?= 20
-BENCH   ?= $(wildcard bench/*.lua)
+BENCH   ?= bench/run.lua
 
 INST_LUADIR ?= $(PREFIX)/share/lua/5.4
 INST_LIBDIR ?= $(PREFIX)/lib/lua/5.4
@@ -62,7 +62,7 @@ $(BUILD)/spec/%.so: spec/support/%.c | need
 	$(CC) $(CFLAGS) -fPIC $(WARN) $(INCLUDE) $(SHARED) -o $@ $<
 
 bench: build ## measure (BENCH=bench/values.lua for one, ARGS=...)
-	@for b in $(BENCH); do echo "== $$b"; $(LUA) $$b $(ARGS) || exit; done
+	$(LUA) $(BENCH) $(ARGS)
 
 doc: need ## write the reference manual to build/doc
 	ldoc --quiet --fatalwarnings --dir $(BUILD)/doc .
@@ -86,7 +86,7 @@ valgrind: need ## the specs under valgrind
 	$(MAKE) test RUN='valgrind -q --error-exitcode=99 --leak-check=full \
 	  --errors-for-leak-kinds=definite --show-leak-kinds=definite'
 
-fault: build $(FAULTS) ## the specs with failing system calls and allocations
+fault: build $(FAULTS) $(HELPERS) ## the specs with failing system calls and allocations
 	LUA=$(LUA) BUILD=$(BUILD) spec/fault/run $(ARGS)
 
 $(BUILD)/fault/%.so: spec/fault/%.c | need
@@ -100,7 +100,7 @@ $(FUZZERS:=.run): %.run: %
 	$* -max_total_time=$(SECONDS) -timeout=10 -verbosity=0 -print_final_stats=1 \
 	  -artifact_prefix=$*- $*.corpus $(wildcard spec/fuzz/$(*F).corpus)
 
-$(BUILD)/fuzz/%: spec/fuzz/%.c $(SOURCES) $(HEADERS) | need
+$(BUILD)/fuzz/%: spec/fuzz/%.c $(SOURCES) $(HEADERS) $(wildcard spec/fuzz/*.h) | need
 	@mkdir -p $(@D)
 	clang -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -Isrc \
 	  $(INCLUDE) -o $@ $(filter %.c,$^) $(if $(filter %lua5.4,$(INCLUDE)),-llua5.4,-llua) -lm -ldl -pthread
@@ -124,7 +124,7 @@ cross: ## compile with the cross compilers that are installed (s390x, aarch64, a
 
 LINTS = format gcc clang tidy cppcheck lua doc rockspec
 
-lint: need ## every static check; the failing steps are named at the end
+lint: need ## every static check, to the end even if one fails
 	@$(MAKE) -k -j2 --output-sync=target --no-print-directory $(LINTS:%=lint-%)
 
 lint-format:

@@ -62,13 +62,13 @@ print(("%-18s %9s %10s %10s %13s %13s   %s"):format("mechanism", "channels", "Lu
   "Lua", "all", "goal: idle <= " .. GOAL))
 for _, m in ipairs(ipc.mechanisms()) do
   local child <close> = assert(ipc.fork(measure, m.address, wanted // 2))
-  local n, lua_idle, all_idle, lua_used, all_used = child:wait(120)
-  if n then
+  local fine, n, lua_idle, all_idle, lua_used, all_used = child:wait(120)
+  if fine then
     local idle = all_idle or lua_idle
     print(("%-18s %9d %10.0f %10s %13.0f %13s   %s"):format(m.name, n, lua_idle,
       all_idle and ("%.0f"):format(all_idle) or "?", lua_used,
       all_used and ("%.0f"):format(all_used) or "?", idle <= GOAL and "met" or "short"))
   else
-    print(m.name, lua_idle)
+    print(m.name, n)
   end
 end

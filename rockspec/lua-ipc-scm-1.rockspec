@@ -31,6 +31,7 @@ build = {
         "src/buffer.c",
         "src/chan.c",
         "src/core.c",
+        "src/decoder.c",
         "src/error.c",
         "src/frame.c",
         "src/handle.c",

@@ -58,14 +58,14 @@ describe("the README", function()
 
   it("names commands that the Makefile has", function()
     local makefile = read "Makefile"
-    local n = 0
+    local found = 0
     for _, form in ipairs { "`make (%l+)`", "\nmake (%l+)" } do
       for target in readme:gmatch(form) do
-        n = n + 1
+        found = found + 1
         assert.is_truthy(makefile:match("\n" .. target .. "[ :]"), target)
       end
     end
-    assert.is_true(n >= 4)
+    assert.is_true(found >= 4)
   end)
 
   it("names files that exist", function()

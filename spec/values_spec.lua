@@ -572,7 +572,8 @@ describe("options", function()
     raises("#2 .*'strings'", ipc.pack, 1, { strings = true })
     raises("#2 .*table expected", ipc.unpack, "\1", true)
     raises("#1 .*table expected", ipc.decoder, 1)
-    for name, wrong in pairs { nulls = 1, uint64 = "double", bytes = 0, depth = -1, values = 0, tables = "1", keys = 1.5 } do
+    local all = { nulls = 1, uint64 = "double", bytes = 0, depth = -1, values = 0, tables = "1", keys = 1.5 }
+    for name, wrong in pairs(all) do
       raises("#2 .*'" .. name .. "'", ipc.unpack, "\1", { [name] = wrong })
       raises("#1 .*'" .. name .. "'", ipc.decoder, { [name] = wrong })
     end
@@ -994,16 +995,16 @@ end)
 -- them.
 local function run(command) return os.execute("env -u LD_PRELOAD " .. command) == true end
 
-local function frames_write(path, list)
+local function frames_write(path, frames)
   local f <close> = assert(io.open(path, "wb"))
-  for _, b in ipairs(list) do f:write(string.pack(">s4", b)) end
+  for _, b in ipairs(frames) do f:write(string.pack(">s4", b)) end
 end
 
 local function frames_read(path)
   local f <close> = assert(io.open(path, "rb"))
-  local all, list, at = f:read "a", {}, 1
-  while at <= #all do list[#list + 1], at = string.unpack(">s4", all, at) end
-  return list
+  local all, frames, at = f:read "a", {}, 1
+  while at <= #all do frames[#frames + 1], at = string.unpack(">s4", all, at) end
+  return frames
 end
 
 local function oracle_of(name)
@@ -1016,7 +1017,7 @@ local function oracle_of(name)
   else
     local program = os.tmpname()
     local flags = "-O2 -o " .. program .. " spec/values/oracle.c -lmsgpackc"
-    for _, lua in ipairs { "-I/usr/include/lua5.4 -llua5.4", "-llua", "-I/usr/include/lua5.4 -DNO_LUA" } do
+    for _, lua in ipairs { "-I/usr/include/lua5.4 -llua5.4", "-llua" } do
       if run("cc " .. flags .. " " .. lua .. " 2>/dev/null") then return program, program end
     end
     os.remove(program)
@@ -1063,14 +1064,14 @@ for _, name in ipairs { "python3-msgpack", "libmsgpack" } do
       for first = 1, many, batch do
         local call = (" %d %d "):format((seed + first) & 0x7fffffff, batch)
         assert(run(oracle .. " make" .. call .. from))
-        local list = frames_read(from)
-        assert.are.equal(batch, #list)
-        for i, b in ipairs(list) do
+        local frames = frames_read(from)
+        assert.are.equal(batch, #frames)
+        for i, b in ipairs(frames) do
           local v, message = ipc.unpack(b, { nulls = true })
           assert.is_nil(message)
-          list[i] = ipc.pack(v)
+          frames[i] = ipc.pack(v)
         end
-        frames_write(to, list)
+        frames_write(to, frames)
         assert(run(oracle .. " check" .. call .. to))
       end
     end)

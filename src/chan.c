@@ -12,6 +12,41 @@
 #include "chan.h"
 #include "ipc.h"
 
+/***
+Channels: the calls that every mechanism answers.
+
+A channel carries *messages*: what one `send` puts in, one `recv` takes out,
+whole, empty ones too. Opened with `unit = "stream"` it carries bytes. These
+rules hold for every mechanism; what one adds is said where it is opened.
+
+- **Failure** is a first result of nil, then a message, then an errno. Messages
+  are `"timeout"` (ETIMEDOUT), `"closed"` (EPIPE), `"died"` (EOWNERDEAD),
+  `"cancelled"` (ECANCELED), `"interrupted"` (EINTR: in a coroutine, when a hook
+  of the main one wants to run), or a text that may change. A mistake in the
+  call raises.
+- **Time** is seconds as a number: nil is the channel's default (for ever, until
+  `settimeout`), 0 never waits, less counts as 0, infinity is for ever, NaN
+  raises. One deadline a call, on the monotonic clock.
+- **Accepted or untouched.** Once the first byte of a message is out, `send`
+  answers true even if its deadline passes; the channel keeps the rest and
+  writes it before anything else: in every wait of the program, on any later
+  call, in `flush` and in `close`.
+- **Closed** means closed by whichever side: this handle, the other end, the
+  death of the last process that held it. Messages already sent come first; then
+  every call answers nil, "closed", EPIPE, before it answers "timeout".
+- **Too big** for the receiver's `maxsize`: dropped, reported once (EMSGSIZE).
+- **Tags** belong to mechanisms that have them; elsewhere one raises.
+- **Ready** (in `ipc.poll`, or by `pollfd`, `events` and `timeout` in a foreign
+  loop) means that the next `recv(0)` does not answer "timeout".
+- **Waiting** blocks the process; in a coroutine of a registered scheduler
+  (`ipc.scheduler`) it yields. Tasks that wait on one channel are served in the
+  order they came; `close` makes them return "closed".
+- **One process.** A handle belongs to the process that opened it; `ipc.fork`
+  moves it. In another forked child every call answers nil, message, ECHILD.
+
+@module ipc.channel
+*/
+
 enum { CHAN_LIMIT = 64 << 20 }; /* bytes of a message, by default */
 
 /* ------------------------------------------------------------------ rests */
@@ -174,7 +209,7 @@ static int chan_close(lua_State *L) {
   Chan *self = (Chan *)ipc_handle_closable(L);
   Handle *h = &self->h;
   lua_settop(L, 1);
-  if (!h->open || h->closing)
+  if (!h->open || h->leaving) /* a close that raised can be called again */
     return lua_pushboolean(L, 1), 1;
   if (h->generation != ipc_generation) {
     ipc_handle_release(h, IPC_DROP);
@@ -385,6 +420,8 @@ static int chan_duplex(lua_State *L) {
   c->writer = part[1];
   c->stream = part[0]->stream;
   c->tagged = part[0]->tagged && part[1]->tagged;
+  c->timeout = part[0]->timeout;
+  c->linger = part[1]->linger;
   lua_pushvalue(L, 1);
   lua_setiuservalue(L, 3, IPC_UV_READER);
   lua_pushvalue(L, 2);

@@ -10,6 +10,12 @@
 #include "msgpack.h"
 #include "os.h"
 
+/***
+ * Inter-process communication: every mechanism of the kernel behind the same
+ * calls. `local ipc = require "ipc"`.
+ * @module ipc
+ */
+
 #define ROOM(name) extern const Room ipc_room_##name;
 #define PART(name) extern const Room ipc_room_##name;
 #include "rooms.h"

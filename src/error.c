@@ -8,6 +8,10 @@
 
 #include "ipc.h"
 
+/***
+ * @submodule ipc
+ */
+
 /* The errors that users branch on, or may meet. */
 #define ERRNO_MAP(X)                                                           \
   X(E2BIG) X(EACCES) X(EADDRINUSE) X(EADDRNOTAVAIL) X(EAFNOSUPPORT) X(EAGAIN)  \

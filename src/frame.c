@@ -155,10 +155,13 @@ static int frame_read(Chan *c, size_t size, bool line, Message *m) {
     else
       m->size = size == SIZE_MAX ? have : size;
     m->bytes = bytes;
-    if (line ? end != NULL : have >= size)
-      return m->size > most ? EMSGSIZE : 0;
-    if (have > most && size == SIZE_MAX)
+    bool whole = line ? end != NULL : have >= size;
+    if (whole ? m->size > most : size == SIZE_MAX && have > most) {
+      m->size = most;
       return EMSGSIZE;
+    }
+    if (whole)
+      return 0;
     f->scanned = have;
     int err = frame_fill(f, size == SIZE_MAX ? have + FRAME_AHEAD : size);
     if (err == EPIPE && (line ? have > 0 : size == SIZE_MAX))
@@ -183,8 +186,8 @@ static int frame_flush(Chan *c) {
     int err = f->wfd < 0
                   ? EPIPE
                   : f->io->write(f->wfd, iov + first, 2 - first, &put);
-    if (err == EAGAIN)
-      return err;
+    if (err == EAGAIN || err == ENOBUFS || err == ENOMEM)
+      return EAGAIN; /* the kernel lacks memory now: later */
     if (err) {
       ipc_chan_end_rest(c, err);
       return err;
@@ -380,7 +383,9 @@ static int frame_poll(int fd, short events) {
   struct pollfd p = {fd, events, 0};
   size_t ready = 0;
   int err = fd < 0 ? EPIPE : ipc_os_poll(&p, 1, 0, &ready);
-  return err ? err : ready ? 0 : EAGAIN;
+  if (err)
+    return err == EINTR ? EAGAIN : err;
+  return ready ? 0 : EAGAIN;
 }
 
 int ipc_frame_ready(Handle *h, int want, bool ask_kernel) {

@@ -12,6 +12,10 @@
 #include "ipc.h"
 #include "os.h"
 
+/***
+ * @submodule ipc.channel
+ */
+
 unsigned ipc_generation;
 
 static const char state_key;  /* registry: the State */
@@ -50,7 +54,8 @@ void ipc_handle_release(Handle *h, How how) {
     h->next->link = h->link;
   h->link = NULL;
   /* Of another process: its names, peers and accepted bytes are not ours. */
-  h->ops->close(h, h->generation == ipc_generation ? how : IPC_DROP);
+  h->foreign = h->generation != ipc_generation;
+  h->ops->close(h, h->foreign ? IPC_DROP : how);
 }
 
 /* A scheduler keeps polling the descriptor until the last task that waits on
@@ -121,7 +126,7 @@ Handle *ipc_handle_self(lua_State *L) {
 int ipc_handle_refuse(lua_State *L, const Handle *h, const char *call) {
   if (h->moved)
     return handle_moved(L, h);
-  if (h->open && h->generation != ipc_generation)
+  if (h->foreign || (h->open && h->generation != ipc_generation))
     return ipc_fail(L, h->ops->type, call, ECHILD,
                     "this handle belongs to the process that forked");
   return ipc_fail(L, h->ops->type, call, EPIPE, NULL);

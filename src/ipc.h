@@ -76,6 +76,7 @@ struct Handle {
   bool moves;   /* an end: crossing to another process closes it here */
   bool channel; /* a Chan */
   bool kept;    /* a fork under way takes it along */
+  bool foreign; /* closed because it is another process's */
 };
 
 /* Counts the forks between the first process and this one. */
@@ -295,7 +296,7 @@ typedef struct ChanOps {
   int (*shutdown)(Chan *c);
 
   /* Streams only: `size` bytes exactly (SIZE_MAX: all until the end), or a
-   * line. As recv; EMSGSIZE takes nothing. */
+   * line. As recv; EMSGSIZE takes nothing, and m->size is the limit. */
   int (*read)(Chan *c, size_t size, bool line, Message *m);
 
   /* Pushes a second handle on the same thing; the only op that sees Lua, as

@@ -233,4 +233,5 @@ void ipc_msgpack_open(lua_State *L) {
   lua_setfield(L, -2, "null");
   ipc_pack_open(L);
   ipc_unpack_open(L);
+  ipc_decoder_open(L);
 }

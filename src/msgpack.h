@@ -1,6 +1,7 @@
 /* Values to bytes and back: MessagePack over lua_State. What channels need of
  * it; the Lua functions (ipc.pack, ipc.unpack, ipc.decoder, ...) are its own.
- * pack.c encodes, unpack.c decodes, msgpack.c has what both share. */
+ * pack.c encodes, unpack.c decodes (decoder.c in pieces), msgpack.c has what
+ * they share. */
 #ifndef IPC_MSGPACK_H
 #define IPC_MSGPACK_H
 
@@ -89,5 +90,6 @@ void ipc_msgpack_open(lua_State *L);
 /* Its parts: each adds its own functions to the table on top. */
 void ipc_pack_open(lua_State *L);
 void ipc_unpack_open(lua_State *L);
+void ipc_decoder_open(lua_State *L);
 
 #endif

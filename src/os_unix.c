@@ -110,12 +110,16 @@ int ipc_os_write_masked(int fd, const struct iovec *iov, int count,
   ssize_t n = count == 1 ? write(fd, iov->iov_base, iov->iov_len)
                          : writev(fd, iov, count);
   err = n < 0 ? unix_error() : 0;
-  if (err == EPIPE && !was) {
+  if (err == EPIPE) {
     sigpending(&pending);
     if (sigismember(&pending, SIGPIPE) == 1) {
       int taken;
       sigwait(&pipe_only, &taken);
     }
+    /* The write's own and one that was there before may have been one. */
+    sigpending(&pending);
+    if (was && sigismember(&pending, SIGPIPE) != 1)
+      pthread_kill(pthread_self(), SIGPIPE);
   }
   pthread_sigmask(SIG_SETMASK, &before, NULL);
   if (!err)
@@ -225,6 +229,7 @@ static void unix_pin(void) {
   Dl_info info;
   static const char here;
   if (dladdr(&here, &info) && info.dli_fname)
+    // cppcheck-suppress leakReturnValNotUsed ; never closed: that is the point
     (void)dlopen(info.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_NODELETE);
 }
 

@@ -1,6 +1,10 @@
 /* Lua values to MessagePack: ipc.pack, and encoding for channels. Nothing here
  * runs Lua code while a value is being encoded, so the value cannot change
  * under it. Decoding is in unpack.c. */
+
+/***
+ * @submodule ipc.values
+ */
 #include "prefix.h"
 
 #include <lauxlib.h>
@@ -243,7 +247,8 @@ static void path_push(Encode *e, int depth) {
 
 static int encode_refuse(Encode *e, const char *why) {
   path_push(e, e->depth);
-  return luaL_error(e->L, "%s: %s", lua_tostring(e->L, -1), why);
+  luaL_error(e->L, "%s: %s", lua_tostring(e->L, -1), why);
+  return 0;
 }
 
 static int encode_refuse_type(Encode *e, int index, int key) {
@@ -253,8 +258,9 @@ static int encode_refuse_type(Encode *e, int index, int key) {
     name = lua_tostring(L, -1);
   const char *article = strchr("aeio", name[0]) && name[0] ? "an" : "a";
   path_push(e, e->depth);
-  return luaL_error(L, "%s: %s %s cannot be packed%s", lua_tostring(L, -1),
-                    article, name, key ? " as a key" : "");
+  luaL_error(L, "%s: %s %s cannot be packed%s", lua_tostring(L, -1), article,
+             name, key ? " as a key" : "");
+  return 0;
 }
 
 /* Nested too deep: because a table contains itself? Then say which one. */
@@ -265,13 +271,21 @@ static int encode_refuse_depth(Encode *e) {
       if (lua_rawequal(L, e->levels[to].table, e->levels[from].table)) {
         path_push(e, to);
         path_push(e, from);
-        return luaL_error(L, "%s: a cycle, back to %s", lua_tostring(L, -2),
-                          lua_tostring(L, -1));
+        luaL_error(L, "%s: a cycle, back to %s", lua_tostring(L, -2),
+                   lua_tostring(L, -1));
+        return 0;
       }
-  return luaL_error(L, "value: tables nested deeper than %d", PACK_DEPTH);
+  luaL_error(L, "value: tables nested deeper than %d", PACK_DEPTH);
+  return 0;
 }
 
 /* --- room --- */
+
+/* Lua has no way to raise its own memory error; this is the same text. */
+static int encode_starve(lua_State *L) {
+  luaL_error(L, "not enough memory");
+  return 0;
+}
 
 /* 1, or 0 if the room is fixed and spent. */
 static int encode_grow(Encode *e, size_t more) {
@@ -279,7 +293,7 @@ static int encode_grow(Encode *e, size_t more) {
     return 0;
   size_t used = (size_t)(e->at - e->base);
   if (more > PTRDIFF_MAX - used || ipc_buffer_reserve(e->out, used + more))
-    luaL_error(e->L, "not enough memory");
+    return encode_starve(e->L);
   e->base = e->out->bytes + e->out->size;
   e->at = e->base + used;
   e->end = e->out->bytes + e->out->room;
@@ -438,7 +452,7 @@ static int map_widen(Encode *e, Level *v) {
   lua_pushvalue(e->L, -2);
   uint64_t n = 16 + pairs_after(e->L, v->table);
   if (n > UINT32_MAX)
-    return luaL_error(e->L, "value: a table of more than 4294967295 pairs");
+    return encode_refuse(e, "a table of more than 4294967295 pairs");
   if (!encode_room(e, PACK_ROOM))
     return 0;
   char *head = e->base + v->head;
@@ -463,7 +477,7 @@ static int table_open(Encode *e) {
   if (e->depth == PACK_DEPTH)
     return encode_refuse_depth(e);
   if (!lua_checkstack(L, PACK_BATCH + LUA_MINSTACK))
-    return luaL_error(L, "not enough memory");
+    return encode_starve(L);
   if (!encode_room(e, PACK_ROOM))
     return 0;
   Level *v = &e->levels[e->depth++];
@@ -485,7 +499,7 @@ static int table_open(Encode *e) {
     }
   }
   if (v->length > UINT32_MAX)
-    return luaL_error(L, "value: a table of more than 4294967295 elements");
+    return encode_refuse(e, "in a table of more than 4294967295 elements");
   e->at = put_array(e->at, v->length);
   return 1;
 }

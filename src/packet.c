@@ -7,9 +7,13 @@
 #include "os.h"
 #include "packet.h"
 
+/* read(2) cuts a packet to the room it is given and does not say so; that of a
+ * pipe is no longer than this, so it comes whole and is measured then. */
+enum { PACKET_LEAST = 4096 };
+
 static int packet_recv(Chan *c, Message *m) {
   Framed *f = (Framed *)c;
-  size_t got = 0;
+  size_t got = 0, room = c->limit + f->lead;
   if (!f->whole) {
     bool end = false;
     if (c->ended)
@@ -18,16 +22,19 @@ static int packet_recv(Chan *c, Message *m) {
       return EPIPE;
     /* As large as a packet can be; untouched pages of it cost nothing. */
     f->in.size = 0;
-    int err = ipc_buffer_reserve(&f->in, c->limit + f->lead);
+    if (room < PACKET_LEAST)
+      room = PACKET_LEAST;
+    int err = ipc_buffer_reserve(&f->in, room);
     if (err)
       return err;
-    err = f->packets->receive(f->rfd, f->in.bytes, c->limit + f->lead, &got,
-                              &end);
+    err = f->packets->receive(f->rfd, f->in.bytes, room, &got, &end);
     if (err == ECONNRESET || (!err && end))
       return c->ended = EPIPE;
     m->size = got > f->lead ? got - f->lead : 0;
     if (err)
       return err;
+    if (m->size > c->limit)
+      return EMSGSIZE;
     f->in.size = got;
     f->whole = true;
   }

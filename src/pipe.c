@@ -11,6 +11,10 @@
 #include "os.h"
 #include "packet.h"
 
+/***
+ * @submodule ipc
+ */
+
 /* ------------------------------------------------------------ system half */
 
 enum {

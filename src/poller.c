@@ -8,6 +8,10 @@
 #include "ipc.h"
 #include "os.h"
 
+/***
+ * @submodule ipc
+ */
+
 /* Slots: 1 list, 2 timeout, 3 the Entry array; above: waiters of a task. */
 enum { POLL_LIST = 1, POLL_TIMEOUT, POLL_ENTRIES, POLL_TOP = 3 };
 
@@ -15,6 +19,7 @@ typedef struct Entry {
   Handle *handle; /* NULL: foreign */
   int want;       /* IPC_READ and IPC_WRITE bits, IPC_ENDED */
   int fd;         /* foreign: what to poll */
+  Nanos due;      /* foreign: when it is ready whatever its descriptor */
   bool ready;
 } Entry;
 
@@ -78,6 +83,7 @@ static void poll_direction(lua_State *L, int i, const Entry *e) {
 static void poll_entry(lua_State *L, int i, Entry *e) {
   memset(e, 0, sizeof *e);
   e->fd = -1;
+  e->due = IPC_FOREVER;
   lua_rawgeti(L, POLL_LIST, i);
   e->handle = ipc_handle_at(L, -1);
   if (e->handle) {
@@ -127,16 +133,25 @@ static bool poll_ready(Entry *e, bool ask_kernel) {
 }
 
 /* When a foreign object wants to be looked at, whatever its descriptor. */
-static Nanos poll_foreign_deadline(lua_State *L, int i, Nanos deadline) {
+static Nanos poll_foreign_due(lua_State *L, int i) {
+  Nanos due = IPC_FOREVER;
   lua_rawgeti(L, POLL_LIST, i);
   poll_member(L, -1, "timeout");
   if (lua_type(L, -1) == LUA_TNUMBER) {
     Nanos left = ipc_seconds(lua_tonumber(L, -1));
-    Nanos then = left == IPC_FOREVER ? IPC_FOREVER : ipc_now() + left;
-    deadline = then < deadline ? then : deadline;
+    due = left == IPC_FOREVER ? IPC_FOREVER : ipc_now() + left;
   }
   lua_pop(L, 2);
-  return deadline;
+  return due;
+}
+
+/* Marks the foreign objects whose time has come. */
+static bool poll_due(Entry *e, int count, Nanos now) {
+  bool some = false;
+  for (int i = 0; i < count; i++)
+    if (e[i].due <= now)
+      e[i].ready = some = true;
+  return some;
 }
 
 /* The list of ready entries, which is also a set. */
@@ -204,6 +219,22 @@ static int poll_kernel(State *S, Entry *e, int count, Nanos deadline,
   return 0;
 }
 
+/* Asks again and again instead of sleeping. */
+static bool poll_retry(State *S, Entry *e, int count, Nanos until) {
+  bool some = false;
+  do {
+    int err = poll_kernel(S, e, count, 0, &some);
+    if (some) {
+      S->spin.penalty = 0;
+      return true;
+    }
+    if (err && err != ETIMEDOUT)
+      return false;
+  } while (ipc_now() < until);
+  ipc_spin_failed(&S->spin);
+  return false;
+}
+
 static int poll_again(lua_State *L, int status, lua_KContext context);
 
 /* In a task: the scheduler polls, with a waiter for each entry and want. */
@@ -247,7 +278,7 @@ static void poll_resumed(lua_State *L) {
 static int poll_again(lua_State *L, int status, lua_KContext context) {
   State *S = ipc_state(L);
   lua_Hook was = lua_gethook(S->main);
-  Nanos deadline, until = 0;
+  Nanos deadline, until;
   (void)status, (void)context;
   for (;;) {
     poll_resumed(L);
@@ -263,7 +294,9 @@ static int poll_again(lua_State *L, int status, lua_KContext context) {
     for (int i = 0; i < count; i++) {
       poll_entry(L, i + 1, &e[i]);
       if (!e[i].handle)
-        first = poll_foreign_deadline(L, i + 1, first);
+        e[i].due = poll_foreign_due(L, i + 1);
+      if (e[i].due < first)
+        first = e[i].due;
     }
     for (int i = 0; i < count; i++) {
       e[i].ready = e[i].handle && poll_ready(&e[i], false);
@@ -276,12 +309,8 @@ static int poll_again(lua_State *L, int status, lua_KContext context) {
     if (some)
       return poll_answer(L, e, count);
     Nanos now = ipc_now();
-    if (first < deadline && now >= first) { /* a foreign timeout is due */
-      for (int i = 0; i < count; i++)
-        e[i].ready = !e[i].handle &&
-                     poll_foreign_deadline(L, i + 1, IPC_FOREVER) <= ipc_now();
+    if (poll_due(e, count, now))
       return poll_answer(L, e, count);
-    }
     if (now_only || now >= deadline)
       return ipc_fail(L, "ipc", "poll", ETIMEDOUT, NULL);
     if (err && err != ETIMEDOUT && err != EINTR)
@@ -290,18 +319,13 @@ static int poll_again(lua_State *L, int status, lua_KContext context) {
       poll_suspend(L, e, count, first);
       continue;
     }
-    if (until) {
-      if (now < until)
-        continue;
-      until = 0;
-      ipc_spin_failed(&S->spin);
-    } else if (ipc_spin_start(&S->spin, now, first, &until)) {
-      continue;
-    }
+    if (ipc_spin_start(&S->spin, now, first, &until) &&
+        poll_retry(S, e, count, until))
+      return poll_answer(L, e, count);
     err = ipc_run_hooks(L, S, was, 0, poll_again);
     if (!err) {
       err = poll_kernel(S, e, count, first, &some);
-      if (some)
+      if (some || poll_due(e, count, ipc_now()))
         return poll_answer(L, e, count);
       if (err == EINTR)
         err = ipc_run_hooks(L, S, was, 0, poll_again);

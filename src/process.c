@@ -17,6 +17,10 @@
 #include "msgpack.h"
 #include "os.h"
 
+/***
+ * @submodule ipc
+ */
+
 typedef struct Process {
   Framed f;
   pid_t pid;
@@ -67,7 +71,8 @@ static void process_close(Handle *h, How how) {
   if (p->report >= 0)
     close(p->report);
   p->ended_fd = p->report = -1;
-  if (!p->reaped && h->generation == ipc_generation)
+  /* When the program ends, init takes over; atexit holds ipc_os_lock. */
+  if (!p->reaped && how != IPC_EXIT && h->generation == ipc_generation)
     ipc_os_orphan(p->pid);
 }
 
@@ -159,10 +164,8 @@ static int signal_check(lua_State *L, int index) {
 static const char parent_key; /* registry: the child's channel to its parent */
 
 static int child_traceback(lua_State *L) {
-  const char *message = lua_tostring(L, 1);
   lua_settop(L, 1);
-  if (!message)
-    message = luaL_tolstring(L, 1, NULL);
+  const char *message = luaL_tolstring(L, 1, NULL); /* a copy: 1 stays as is */
   luaL_traceback(L, L, message, 1);
   lua_createtable(L, 2, 0);
   lua_insert(L, -2);
@@ -198,12 +201,21 @@ static void child_write(int fd, const Buffer *b) {
  * are above `base`. */
 static void child_report(lua_State *L, int base, bool ok, int report) {
   State *S = ipc_state(L);
+  lua_checkstack(L, 8);
+  if (ok)
+    lua_pushnil(L);
+  else
+    lua_pushvalue(L, base + 2); /* the error's text */
+  lua_insert(L, ++base);
   lua_pushboolean(L, ok);
   lua_insert(L, base + 1);
   lua_pushcfunction(L, child_encode);
   lua_insert(L, base + 1);
   if (lua_pcall(L, lua_gettop(L) - base - 1, 0, 0) != LUA_OK) {
-    /* What it returned, or raised, cannot travel: say so instead. */
+    /* What it returned, or raised, cannot travel: say so instead, or say at
+     * least what the error says. */
+    if (!ok)
+      lua_copy(L, base, -1);
     lua_pushcfunction(L, child_encode);
     lua_insert(L, base + 1);
     lua_pushboolean(L, 0);
@@ -249,11 +261,19 @@ _Noreturn static void process_child(lua_State *L, int n, const Birth *b) {
   close(b->socket[0]);
   if (b->life[0] >= 0)
     close(b->life[0]);
+  /* What this process's own parent reads is not for a grandchild to hold. */
+  static int held[2] = {-1, -1};
+  for (int i = 0; i < 2; i++)
+    if (held[i] >= 0)
+      close(held[i]);
+  held[0] = b->life[1];
+  held[1] = b->report;
 
   lua_pushcfunction(L, child_adopt);
   lua_pushinteger(L, b->socket[1]);
   int status = lua_pcall(L, 1, 0, 0);
-  lua_settop(L, n);
+  if (status == LUA_OK)
+    lua_settop(L, n); /* else the message stays on top */
   lua_pushcfunction(L, child_traceback);
   lua_insert(L, 1);
   if (status == LUA_OK)
@@ -432,7 +452,10 @@ static int report_read(int fd, Buffer *b) {
 /* Pushes the report's values: a boolean first. False if it is incomplete. */
 static bool report_push(lua_State *L, int fd) {
   Buffer *b = &ipc_state(L)->scratch;
-  if (fd < 0 || report_read(fd, b) || b->size == 0)
+  int err = fd < 0 ? EBADF : report_read(fd, b);
+  if (err == ENOMEM) /* the report is still there: ask again */
+    luaL_error(L, "not enough memory");
+  if (err || b->size == 0)
     return false;
   /* As a string: decoding runs Lua's allocator, and scratch is anybody's. */
   lua_pushlstring(L, b->bytes, b->size);
@@ -671,7 +694,7 @@ static int stop_next(lua_State *L, Handle *h, int err) {
 
 static int stop_begin(lua_State *L, Process *p, lua_Number grace, int next) {
   Handle *h = &p->f.c.h;
-  if (!h->open || h->closing)
+  if (!h->open || h->leaving) /* a close that raised can be called again */
     return lua_pushboolean(L, 1), 1;
   if (h->generation != ipc_generation) {
     ipc_handle_release(h, IPC_DROP);
@@ -768,17 +791,17 @@ static const luaL_Reg process_methods[] = {{"wait", process_wait},
                                            {NULL, NULL}};
 
 static void process_setup(lua_State *L) {
+  bool again = lua_rawgetp(L, LUA_REGISTRYINDEX, &process_handle) != LUA_TNIL;
+  lua_pop(L, 1);
+  if (again) /* __index is no table any more */
+    return;
   ipc_chan_type(L, &process_handle, process_methods);
   lua_rawgetp(L, LUA_REGISTRYINDEX, &process_handle);
-  if (lua_getfield(L, -1, "__index") == LUA_TTABLE) {
-    lua_pushvalue(L, -2);
-    lua_insert(L, -2);
-    lua_pushcclosure(L, process_index, 2);
-    lua_setfield(L, -2, "__index");
-    lua_pop(L, 1);
-  } else {
-    lua_pop(L, 2);
-  }
+  lua_pushvalue(L, -1);
+  lua_getfield(L, -1, "__index");
+  lua_pushcclosure(L, process_index, 2);
+  lua_setfield(L, -2, "__index");
+  lua_pop(L, 1);
 }
 
 static const luaL_Reg process_functions[] = {

@@ -13,6 +13,10 @@
 #include "ipc.h"
 #include "msgpack.h"
 
+/***
+ * @submodule ipc.channel
+ */
+
 enum { RECV_DECODE = 2048 }; /* bytes decoded off the C stack */
 
 /* ---------------------------------------------------------------- receive */
@@ -41,6 +45,10 @@ static int recv_error(lua_State *L, Chan *self, const char *call, int err,
   case EAGAIN:
     return -IPC_READ;
   case EMSGSIZE:
+    if (self->reader->stream) {
+      snprintf(detail, sizeof detail, "longer than %zu bytes", size);
+      return ipc_fail(L, self->h.ops->type, call, err, detail);
+    }
     snprintf(detail, sizeof detail,
              "%zu bytes, but maxsize is %zu (does the peer speak frames?)",
              size, self->reader->limit);
@@ -233,7 +241,7 @@ static int chan_get(lua_State *L) {
 /* Slots of recvmany: 2 timeout, 3 tag (after rearranging), 4 max. */
 enum { RECVMANY_MAX = RECV_TOP + 1, RECVMANY_TOP = RECVMANY_MAX };
 
-/* Collects into the table at 2: (channel, table, max, tag, first). Called
+/* Collects into the table at 2: (channel, table, max, first message). Called
  * protected: what is in the table is taken, what is not is not. */
 static int many_collect(lua_State *L) {
   Chan *c = lua_touserdata(L, 1);
@@ -266,23 +274,23 @@ static int recvmany_attempt(lua_State *L, Handle *h) {
   int err = recv_next(c, &m);
   if (err)
     return recv_error(L, self, "recvmany", err, m.size);
+  lua_newtable(L);
+  int list = lua_gettop(L);
   lua_pushcfunction(L, many_collect);
   lua_pushlightuserdata(L, c);
-  lua_newtable(L);
-  lua_pushvalue(L, -1);
-  lua_insert(L, -4); /* the table stays below the call */
+  lua_pushvalue(L, list);
   lua_pushvalue(L, RECVMANY_MAX);
   lua_pushlightuserdata(L, &m);
-  /* The table's allocation ran finalisers perhaps: look again. */
+  /* Allocating the table ran finalisers perhaps: look again. */
   err = recv_next(c, &m);
   if (err) {
-    lua_settop(L, RECVMANY_TOP);
+    lua_settop(L, list - 1);
     return recv_error(L, self, "recvmany", err, m.size);
   }
   int status = lua_pcall(L, 4, 0, 0);
-  if (status != LUA_OK && lua_rawlen(L, RECVMANY_TOP + 1) == 0)
+  if (status != LUA_OK && lua_rawlen(L, list) == 0)
     return lua_error(L);
-  lua_settop(L, RECVMANY_TOP + 1);
+  lua_settop(L, list);
   return 1;
 }
 

@@ -12,6 +12,10 @@
 #include "ipc.h"
 #include "msgpack.h"
 
+/***
+ * @submodule ipc.channel
+ */
+
 enum {
   SEND_SCRATCH = 1 << 20, /* bytes of scratch worth keeping */
   SEND_BATCH = 512        /* messages gathered for one crossing */
@@ -151,7 +155,12 @@ static int chan_put(lua_State *L) {
   if (c->tagged)
     m.tag = lua_tointeger(L, SEND_TAG);
   if (ipc_handle_usable(&self->h) && ipc_handle_usable(&c->h) && !c->shut &&
-      !c->failed && !self->h.queue && m.size <= c->limit) {
+      !c->failed && !self->h.queue) {
+    if (m.size > c->limit) {
+      if (S->scratch.room > SEND_SCRATCH)
+        ipc_buffer_free(&S->scratch);
+      return chan_check_size(L, c, "put", m.size);
+    }
     int err = c->ops->send(c, &m);
     if (err == EINPROGRESS) {
       c->rest.owned = S->scratch.bytes;

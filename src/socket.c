@@ -12,6 +12,10 @@
 #include "os.h"
 #include "packet.h"
 
+/***
+ * @submodule ipc
+ */
+
 /* ------------------------------------------------------------ system half */
 
 static const StreamOps socket_stream = {.read = ipc_os_receive,

@@ -9,6 +9,10 @@
 
 #include "ipc.h"
 
+/***
+ * @submodule ipc
+ */
+
 /* A task waiting: what the scheduler polls, and a place in the queue. It lives
  * on the task's stack as a to-be-closed value, so the place is given up
  * however the wait ends: result, error, coroutine.close, or collection. */

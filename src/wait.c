@@ -12,6 +12,10 @@
 #include "ipc.h"
 #include "os.h"
 
+/***
+ * @submodule ipc
+ */
+
 /* ------------------------------------------------------------------- time */
 
 Nanos ipc_now(void) {

@@ -1,5 +1,6 @@
 --- Addresses: `scheme:rest[?option=value&...]` with %-escapes. What a scheme
 -- means is said by the room that lists it.
+-- @module ipc.address
 local core = require "ipc.core"
 
 local address = {}
@@ -28,6 +29,7 @@ local function value_of(text)
 end
 
 --- Takes an address apart.
+-- @string text
 -- @treturn string scheme
 -- @treturn string rest, unescaped; empty if there is none
 -- @treturn table options

@@ -137,7 +137,7 @@ function peer.run(script, options)
     quote("local ipc = require 'ipc' " .. script),
   }
   local file = assert(
-    io.popen(("timeout %d sh -c %s 2>&1"):format(peer.limit, quote(table.concat(words, " "))))
+    io.popen(("timeout -k 1 %d sh -c %s 2>&1"):format(peer.limit, quote(table.concat(words, " "))))
   )
   local output = file:read "a"
   return output, file:close()

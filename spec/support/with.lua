@@ -76,15 +76,18 @@ end
 
 -- ---- this process
 
--- The descriptors a program started now would find open, sorted, as text.
+-- The descriptors a program started now would find open beside the standard
+-- ones, as text.
 function with.inherited()
-  return (with.shell "ls -l /proc/self/fd | sed -n 's/.* \\([0-9]* -> .*\\)/\\1/p' | grep -v /proc/")
+  return (with.shell "ls -l /proc/self/fd | sed -n 's/.* \\([0-9]* -> .*\\)/\\1/p' | \
+    grep -v -e '^[012] ' -e ' /proc/'")
 end
 
 -- How many descriptors are open here.
 function with.descriptors()
-  -- ls and its shell are there in every count
-  return tonumber((with.shell "ls /proc/$PPID/fd | wc -l"))
+  for _ = 1, 3 do collectgarbage() end
+  -- without the pipe that the answer comes through
+  return tonumber((with.shell "p=$(readlink /proc/$$/fd/1); ls -l /proc/$PPID/fd | grep -cvF \"$p\""))
 end
 
 -- KiB of address space and of memory in use.

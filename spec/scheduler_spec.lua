@@ -1,0 +1,605 @@
+-- The contract in coroutines: a call in a scheduler's task waits without
+-- stopping the others. Tried with the smallest scheduler and with cqueues.
+local ipc = require "ipc"
+local rooms = require "spec.rooms"
+local with = require "spec.support.with"
+
+local E = ipc.errno
+local PATIENCE = with.patience
+local BIG = ("0123456789abcdef"):rep(1 << 16)
+
+local schedulers = {
+  {
+    name = "a small scheduler",
+    own = true,
+    new = function() return require "spec.support.scheduler".new() end,
+  },
+  {
+    name = "cqueues",
+    new = function()
+      package.loaded["ipc.cqueues"] = nil
+      local controller = require "ipc.cqueues".new()
+      local self = {}
+      function self:go(f, ...)
+        local arguments = table.pack(...)
+        local thread
+        controller:wrap(function()
+          thread = coroutine.running()
+          f(table.unpack(arguments, 1, arguments.n))
+        end)
+        return function() return thread end
+      end
+      function self:run(seconds)
+        local limit = ipc.now() + seconds
+        while not controller:empty() do
+          local ok, message = controller:step(limit - ipc.now())
+          if not ok then error(message, 0) end
+          if ipc.now() > limit then error(controller:count() .. " tasks still wait", 0) end
+        end
+      end
+      return self
+    end,
+  },
+}
+
+for _, kind in ipairs(schedulers) do
+  describe("tasks of " .. kind.name .. ":", function()
+    local s
+    before_each(function() s = kind.new() end)
+    after_each(function()
+      ipc.scheduler(nil)
+      with.cleanup()
+    end)
+
+    local function open(row, options) return with.open(row, options) end
+    local function pipe(options) return with.open(rooms.find "pipe", options) end
+
+    it("a hundred of them, over every mechanism", function()
+      local waiting, sums = 0, {}
+      for i = 1, 50 do
+        local r, w = open(rooms[(i - 1) % #rooms + 1])
+        s:go(function()
+          waiting = waiting + 1
+          local sum = 0
+          for _ = 1, 20 do sum = sum + assert(r:get()) end
+          sums[i] = sum
+        end)
+        s:go(function()
+          ipc.sleep(0) -- all receivers wait by then, or this blocks for ever
+          for n = 1, 20 do assert(w:put(i * n)) end
+        end)
+      end
+      s:run(PATIENCE)
+      assert.are.equal(50, waiting)
+      for i = 1, 50 do assert.are.equal(210 * i, sums[i]) end
+    end)
+
+    for _, row in ipairs(rooms) do
+      describe(row.name .. ":", function()
+        it("one waits, the others go on", function()
+          local r, w = open(row)
+          local trace = {}
+          s:go(function()
+            trace[#trace + 1] = "waits"
+            trace[#trace + 1] = r:recv()
+          end)
+          s:go(function()
+            trace[#trace + 1] = "goes on"
+            assert(w:send "message")
+          end)
+          s:run(PATIENCE)
+          assert.are.same({ "waits", "goes on", "message" }, trace)
+        end)
+
+        if row.remote == "reader" then
+          it("has its receiver in another process", function()
+            assert.is_true(rooms.is_proxy((open(row))))
+          end)
+          return
+        end
+
+        it("receivers are served in the order they came", function()
+          local r, w = open(row)
+          local got = {}
+          for i = 1, 5 do
+            s:go(function() got[i] = r:recv() end)
+          end
+          s:go(function()
+            for i = 1, 5 do assert(w:send(tostring(i))) end
+          end)
+          s:run(PATIENCE)
+          assert.are.same({ "1", "2", "3", "4", "5" }, got)
+        end)
+
+        it("so they are when the messages come at once", function()
+          local r, w = open(row)
+          local got = {}
+          for i = 1, 5 do
+            s:go(function() got[i] = r:recv() end)
+          end
+          s:go(function() assert(w:sendmany { "1", "2", "3", "4", "5" }) end)
+          s:run(PATIENCE)
+          assert.are.same({ "1", "2", "3", "4", "5" }, got)
+        end)
+
+        it("close by another task gives the receivers `closed`", function()
+          local r, w = open(row)
+          if row.remote then w.questions:close() end -- the child ends with it
+          local results = {}
+          for i = 1, 3 do
+            s:go(function() results[i] = { r:recv() } end)
+          end
+          s:go(function() results[4] = ipc.poll({ r }, PATIENCE)[r] end)
+          s:go(function() r:close() end)
+          s:run(PATIENCE)
+          for i = 1, 3 do assert.are.same({ nil, "closed", E.EPIPE }, results[i]) end
+          assert.is_true(results[4])
+        end)
+
+        it("a deadline is kept while others work", function()
+          local r = open(row)
+          local r2, w2 = pipe()
+          local turns, time, word = 0, nil, nil
+          s:go(function()
+            local start = ipc.now()
+            word = select(2, r:recv(0.03))
+            time = ipc.now() - start
+            w2:close()
+          end)
+          s:go(function()
+            repeat
+              turns = turns + 1
+              local _, why = r2:recv(0.002)
+            until why == "closed"
+          end)
+          s:run(PATIENCE)
+          assert.are.equal("timeout", word)
+          assert.is_true(time >= 0.03)
+          assert.is_true(turns > 1)
+        end)
+
+        if row.remote then
+          it("has its sender in another process", function()
+            assert.is_true(rooms.is_proxy(select(2, open(row))))
+          end)
+          return
+        end
+
+        it("senders are served in the order they came", function()
+          local r, w = open(row)
+          local text = ("x"):rep(1000)
+          local n = with.fill(w, text)
+          for i = 1, 5 do
+            s:go(function() assert(w:send(i .. text)) end)
+          end
+          local got = {}
+          s:go(function()
+            for _ = 1, n do assert(r:recv()) end
+            for i = 1, 5 do got[i] = r:recv():sub(1, 1) end
+          end)
+          s:run(PATIENCE)
+          assert.are.same({ "1", "2", "3", "4", "5" }, got)
+        end)
+
+        it("close by another task gives the senders `closed`", function()
+          local _, w = open(row, { linger = 0 })
+          with.fill(w, ("x"):rep(1000))
+          local results = {}
+          for i = 1, 2 do
+            s:go(function() results[i] = { w:send(("x"):rep(1000)) } end)
+          end
+          s:go(function() w:close() end)
+          s:run(PATIENCE)
+          for i = 1, 2 do assert.are.same({ nil, "closed", E.EPIPE }, results[i]) end
+        end)
+
+        it("one end receives and sends at once where it can", function()
+          local a, b = open(row)
+          if not row.both then
+            assert.is_false(pcall(a.send, a, "x"))
+            return
+          end
+          local got = {}
+          for _, ends in ipairs { { a, b }, { b, a } } do
+            local from, to = ends[1], ends[2]
+            s:go(function()
+              local list = {}
+              for i = 1, 3000 do list[i] = ("%4d"):format(i):rep(50) end
+              assert.are.equal(#list, from:sendmany(list))
+            end)
+            s:go(function()
+              local n = 0
+              for i = 1, 3000 do
+                assert.are.equal(i, tonumber(to:recv():sub(1, 4)))
+                n = n + 1
+              end
+              got[#got + 1] = n
+            end)
+          end
+          s:run(PATIENCE)
+          assert.are.same({ 3000, 3000 }, got)
+        end)
+      end)
+    end
+
+    it("a message larger than the medium passes from task to task", function()
+      local r, w = pipe()
+      local got
+      s:go(function() assert(w:send(BIG)) end)
+      s:go(function() got = r:recv() end)
+      s:run(PATIENCE)
+      assert.are.equal(BIG, got)
+    end)
+
+    it("an accepted rest leaves while its sender waits for something else", function()
+      local r, w = pipe()
+      local r2, w2 = pipe()
+      local got
+      s:go(function()
+        assert(w:send(BIG, nil, 0))
+        assert(r2:recv())
+      end)
+      s:go(function()
+        got = r:recv()
+        w2:send "enough"
+      end)
+      s:run(PATIENCE)
+      assert.are.equal(BIG, got)
+    end)
+
+    it("close lingers without stopping the others, `<close>` too", function()
+      local r, w = pipe()
+      local trace, got = {}, nil
+      s:go(function()
+        do
+          local writer <close> = w
+          assert(writer:send(BIG, nil, 0))
+        end
+        trace[#trace + 1] = "closed"
+      end)
+      s:go(function()
+        trace[#trace + 1] = "goes on"
+        got = r:recv()
+      end)
+      s:run(PATIENCE)
+      assert.are.equal(BIG, got)
+      assert.are.same({ "goes on", "closed" }, trace)
+    end)
+
+    it("iterators, values and lists wait like everything else", function()
+      local r, w = pipe()
+      local values, count = {}, 0
+      s:go(function()
+        for value in r:values() do
+          values[#values + 1] = value
+          if #values == 3 then break end
+        end
+        while count < 1000 do count = count + #assert(r:recvmany(64)) end
+      end)
+      s:go(function()
+        for i = 1, 3 do
+          assert(w:put { i })
+          ipc.sleep(0.001)
+        end
+        local list = {}
+        for i = 1, 1000 do list[i] = ("x"):rep(200) end
+        assert.are.equal(1000, w:sendmany(list))
+      end)
+      s:run(PATIENCE)
+      assert.are.same({ { 1 }, { 2 }, { 3 } }, values)
+      assert.are.equal(1000, count)
+    end)
+
+    it("poll and sleep yield too", function()
+      local r, w = pipe()
+      local r2 = pipe()
+      local ready, slept, timeout
+      s:go(function() ready = ipc.poll({ r2, r }, PATIENCE) end)
+      s:go(function() timeout = { ipc.poll({ r2 }, 0.01) } end)
+      s:go(function()
+        local start = ipc.now()
+        assert(ipc.sleep(0.02))
+        slept = ipc.now() - start
+        assert(w:send "x")
+      end)
+      s:run(PATIENCE)
+      assert.are.same({ r, [r] = true }, ready)
+      assert.are.same({ nil, "timeout", E.ETIMEDOUT }, timeout)
+      assert.is_true(slept >= 0.02)
+    end)
+
+    it("so does the wait for a child", function()
+      local results, trace = nil, {}
+      s:go(function()
+        local child = with.fork(function() return ipc.parent:recv(PATIENCE) end)
+        s:go(function()
+          trace[#trace + 1] = "meanwhile"
+          assert(child:send "end")
+        end)
+        results = { child:wait() }
+        trace[#trace + 1] = "ended"
+      end)
+      s:run(PATIENCE)
+      assert.are.same({ true, "end" }, results)
+      assert.are.same({ "meanwhile", "ended" }, trace)
+    end)
+
+    it("a child has no tasks: there calls block", function()
+      local ok, text
+      s:go(function()
+        local child = with.fork(function()
+          local r = ipc.pipe()
+          return (select(2, r:recv(0.001)))
+        end)
+        ok, text = child:wait()
+      end)
+      s:run(PATIENCE)
+      assert.is_true(ok)
+      assert.is_true(text == "timeout" or text == "closed")
+    end)
+
+    it("an error goes through, and closes what is to be closed", function()
+      local r, w = pipe()
+      local r2, w2 = pipe()
+      s:go(function()
+        local writer <close> = w2
+        local closing <close> = setmetatable({}, { __close = function() writer:send "bye" end })
+        assert(closing and r:recv())
+        error "oops"
+      end)
+      s:go(function() assert(w:send "x") end)
+      local ok, message = pcall(s.run, s, PATIENCE)
+      assert.is_false(ok)
+      assert.matches("oops", tostring(message))
+      assert.are.equal("bye", r2:recv())
+      assert.are.equal("closed", select(2, r2:recv()))
+    end)
+
+    it("pcall around a wait works", function()
+      local r = pipe()
+      local ok, object
+      s:go(function() ok, object = pcall(r:messages(0.001)) end)
+      s:run(PATIENCE)
+      assert.is_false(ok)
+      assert.are.equal(E.ETIMEDOUT, object.errno)
+    end)
+
+    -- A nested coroutine, and callbacks of C, cannot yield to the scheduler.
+    local function counted(f)
+      local before, after
+      local turns, done = 0, false
+      s:go(function()
+        ipc.sleep(0)
+        before = turns
+        f()
+        after = turns
+        done = true
+      end)
+      s:go(function()
+        while not done do
+          turns = turns + 1
+          ipc.sleep(0)
+          if not done then ipc.poll({}, 0.0001) end
+        end
+      end)
+      s:run(PATIENCE)
+      assert.are.equal(before, after)
+    end
+
+    it("a nested coroutine blocks as a plain script does", function()
+      local r = pipe()
+      counted(function()
+        local results = table.pack(coroutine.wrap(function() return r:recv(0.01) end)())
+        assert.are.same({ nil, "timeout", E.ETIMEDOUT, n = 3 }, results)
+      end)
+    end)
+
+    it("so do callbacks of sort and gsub", function()
+      local r = pipe()
+      counted(function()
+        table.sort({ 1, 2 }, function(a, b)
+          r:recv(0.005)
+          return a < b
+        end)
+        assert.are.equal("b", (("a"):gsub("a", function()
+          r:recv(0.005)
+          return "b"
+        end)))
+      end)
+    end)
+
+    it("so does a finaliser", function()
+      local r = pipe()
+      local word
+      s:go(function()
+        setmetatable({}, { __gc = function() word = select(2, r:recv(0.001)) end })
+        collectgarbage()
+      end)
+      s:run(PATIENCE)
+      assert.are.equal("timeout", word)
+    end)
+
+    it("outside of tasks everything blocks as before", function()
+      local r, w = pipe()
+      assert.are.equal("timeout", select(2, r:recv(0.001)))
+      assert(w:send "x")
+      assert.are.equal("x", r:recv())
+    end)
+
+    it("a nested coroutine may receive what a task waits for; both live", function()
+      local r, w = pipe()
+      local got = {}
+      s:go(function() got[#got + 1] = r:recv() end)
+      s:go(function()
+        assert(w:sendmany { "1", "2" })
+        coroutine.wrap(function() got[#got + 1] = r:recv() end)()
+      end)
+      s:run(PATIENCE)
+      table.sort(got)
+      assert.are.same({ "1", "2" }, got)
+    end)
+
+    if not kind.own then
+      it("channels can be polled by cqueues itself", function()
+        local r, w = pipe()
+        local cqueues = require "cqueues"
+        local ready, got
+        s:go(function()
+          ready = cqueues.poll(r, 5)
+          got = r:recv(0)
+        end)
+        s:go(function() assert(w:send "x") end)
+        s:run(PATIENCE)
+        assert.are.equal(r, ready)
+        assert.are.equal("x", got)
+      end)
+
+      it("a message read ahead is ready for cqueues too", function()
+        local r, w = pipe()
+        assert(w:sendmany { "1", "2" })
+        assert(r:recv())
+        local got
+        s:go(function()
+          assert(require "cqueues".poll(r, 5) == r)
+          got = r:recv(0)
+        end)
+        s:run(PATIENCE)
+        assert.are.equal("2", got)
+      end)
+      return
+    end
+
+    it("coroutine.close of a waiting task gives up its place", function()
+      local r, w = pipe()
+      local got, closed = {}, false
+      local first = s:go(function()
+        local note <close> = setmetatable({}, { __close = function() closed = true end })
+        got[1] = note and r:recv()
+      end)
+      s:go(function() got[2] = r:recv() end)
+      s:step()
+      assert(coroutine.close(first))
+      s:drop(first)
+      assert.is_true(closed)
+      assert(w:send "x")
+      s:run(PATIENCE)
+      assert.are.same({ nil, "x" }, got)
+    end)
+
+    it("so does a task that is dropped and collected", function()
+      local r, w = pipe()
+      local got
+      local function drop()
+        local first = s:go(function() r:recv() end)
+        s:step()
+        s:drop(first)
+      end
+      drop()
+      collectgarbage()
+      collectgarbage()
+      s:go(function() got = r:recv() end)
+      assert(w:send "x")
+      s:run(PATIENCE)
+      assert.are.equal("x", got)
+    end)
+
+    it("a task that is dropped but kept does not hold up the others for ever", function()
+      local r, w = pipe()
+      local got
+      local first = s:go(function() r:recv() end)
+      s:step()
+      s:drop(first)
+      s:go(function() got = r:recv() end)
+      assert(w:send "x")
+      s:run(PATIENCE)
+      assert.are.equal("x", got)
+      assert.are.equal("suspended", coroutine.status(first))
+    end)
+
+    it("a task whose wait raises gives up its place", function()
+      local r, w = pipe()
+      local wait = coroutine.yield
+      local armed = true
+      local member = s.member
+      ipc.scheduler {
+        is_task = function(thread) return member[thread] ~= nil end,
+        wait = function(...)
+          if armed then
+            armed = false
+            error "no wait today"
+          end
+          return wait(...)
+        end,
+        cancel = function(descriptor) s:cancel(descriptor) end,
+      }
+      local ok, message, got
+      s:go(function() ok, message = pcall(r.recv, r) end)
+      s:go(function() got = r:recv() end)
+      s:go(function() assert(w:send "x") end)
+      s:run(PATIENCE)
+      assert.is_false(ok)
+      assert.matches("no wait today", message)
+      assert.are.equal("x", got)
+    end)
+
+    it("what a wait is given answers as cqueues asks: pollfd, events, timeout", function()
+      local r, w = pipe()
+      with.fill(w, ("x"):rep(1000))
+      local reader = s:go(function()
+        while r:recv(5) do end
+      end)
+      s:step()
+      local _, object = next(s.member[reader])
+      assert.are.equal(r:pollfd(), object:pollfd())
+      assert.are.equal("r", object:events())
+      assert.is_true(object:timeout() <= 5)
+      s:drop(reader)
+      local writer = s:go(function()
+        repeat until not w:send(("x"):rep(100000))
+      end)
+      s:step()
+      object = s.member[writer][1]
+      assert.are.equal(w:pollfd(), object:pollfd())
+      assert.are.equal("w", object:events())
+      assert(coroutine.close(writer))
+      s:drop(writer)
+      assert(coroutine.close(reader))
+      assert.is_nil(object:pollfd())
+    end)
+  end)
+end
+
+describe("ipc.scheduler", function()
+  after_each(function() ipc.scheduler(nil) end)
+
+  it("refuses a table that lacks a function, and keeps what was there", function()
+    local function nothing() end
+    for _, name in ipairs { "is_task", "wait", "cancel" } do
+      local functions = { is_task = nothing, wait = nothing, cancel = nothing }
+      functions[name] = nil
+      local ok, message = pcall(ipc.scheduler, functions)
+      assert.is_false(ok)
+      assert.matches("bad argument #1 to .*'" .. name .. "'", message)
+    end
+    assert.is_false(pcall(ipc.scheduler, 42))
+  end)
+
+  it("takes nil: calls block again", function()
+    local asked = 0
+    ipc.scheduler {
+      is_task = function()
+        asked = asked + 1
+        return false
+      end,
+      wait = error, cancel = error,
+    }
+    local r <close> = ipc.pipe()
+    local function try() r:recv(0.0001) end
+    coroutine.wrap(try)()
+    local before = asked
+    assert.is_true(before > 0)
+    ipc.scheduler(nil)
+    coroutine.wrap(try)()
+    assert.are.equal(before, asked)
+  end)
+end)

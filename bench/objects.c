@@ -4,7 +4,7 @@
  * goes where it likes. */
 #include "raw.h"
 
-enum { BATCH = 200 };
+enum { BATCH = 200, HEAP = 512 << 10 /* bytes a small Lua has touched */ };
 
 static void make(const char *what, int fd[2]) {
   int err = !strcmp(what, "pipe")
@@ -38,6 +38,8 @@ static void sockets(End *e) {
 /* Prints by itself: reaping the child is not measured. */
 static int forks(double seconds) {
   static int64_t took[RAW_BATCHES];
+  static char heap[HEAP];
+  memset(heap, 1, sizeof heap);
   size_t n = 0;
   int64_t begin = raw_now();
   while (n < 5 ||

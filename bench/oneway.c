@@ -62,7 +62,9 @@ int main(int argc, char **argv) {
   }
   raw_pair(&mine, &its, argv[1], !strcmp(argv[2], "learning"), large);
   if (many && mine.packets)
-    return fprintf(stderr, "oneway: packets go one at a time\n"), 2;
+    return puts("one at a time"), EXIT_FAILURE;
+  if (large && mine.packets && !mine.socket)
+    return puts("too large"), EXIT_FAILURE;
   pid_t child = raw_fork(&mine, &its, argv[3], serve);
   raw_measure(many ? batch_many : batch, &mine, count, strtod(argv[4], NULL));
   return raw_join(child, &mine);

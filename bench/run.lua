@@ -67,14 +67,26 @@ local function quote(text)
   return "'" .. text:gsub("'", "'\\''") .. "'"
 end
 
--- The number a program prints; nil if it cannot do this work.
+-- What a program says instead of a number when the mechanism cannot do this.
+local EXCUSES = { ["too large"] = true, ["one at a time"] = true }
+
+local troubles = {} -- what else they said, each once
+
+-- The number a program prints, or nil.
 local function run(format, ...)
   local words = table.pack(...)
   for i = 1, words.n do
     words[i] = quote(tostring(words[i]))
   end
-  local p <close> = assert(io.popen(format:format(table.unpack(words)) .. " 2>/dev/null"))
-  return p:read "n"
+  local command = format:format(table.unpack(words))
+  local p <close> = assert(io.popen(command .. " 2>&1"))
+  local said = p:read "a"
+  local number = tonumber(said)
+  if not number and not EXCUSES[said:match "^[^\n]*"] and not troubles[command] then
+    troubles[command] = true
+    troubles[#troubles + 1] = command .. "\n    " .. said:gsub("\n", "\n    ")
+  end
+  return number
 end
 
 local function compile(name)
@@ -225,7 +237,8 @@ end
 
 local chosen = {}
 for _, section in ipairs(SECTIONS) do
-  if section.title:lower():find(wanted:lower(), 1, true) then
+  local possible = section.place ~= "across" or ipc.cpus() > 1
+  if possible and section.title:lower():find(wanted:lower(), 1, true) then
     chosen[#chosen + 1] = section
     section.cells = cells_of(section)
   end
@@ -256,3 +269,8 @@ print(("\n%d short of their goals%s"):format(#shorts, #shorts > 0 and ":" or "."
 for _, text in ipairs(shorts) do
   print("  " .. text)
 end
+
+for _, text in ipairs(troubles) do
+  io.stderr:write("failed: ", text, "\n")
+end
+os.exit(#troubles == 0)

@@ -55,6 +55,7 @@ build = {
       libraries = { "pthread" },
     },
     ["ipc.address"] = "lua/ipc/address.lua",
+    ["ipc.cqueues"] = "lua/ipc/cqueues.lua",
     ["ipc"] = "lua/ipc/init.lua",
   },
 }

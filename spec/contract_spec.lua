@@ -1263,15 +1263,16 @@ for _, row in ipairs(rooms) do
         function()
           local r, w = open()
           local hidden = { r = r, w = w } -- not a direct upvalue: not taken along
+          local dropped = { assert(row.open()) } -- collected in the child, and here later
           local child = with.fork(function()
             local function errno(...) return select(3, ...) end
-            local r2, w2 = hidden.r, hidden.w
+            dropped = nil
+            collectgarbage()
+            local r2 <const>, w2 <const> = hidden.r, hidden.w
             local results = {
               errno(r2:recv(0)), errno(r2:get()), errno(w2:send "x"), errno(w2:put "x"),
               tostring(r2), r2:close(), w2:close(),
             }
-            hidden, r2, w2 = nil, nil, nil
-            collectgarbage()
             return table.unpack(results)
           end)
           local ok, recv, get, send, put, text, close1, close2 = child:wait(PATIENCE)
@@ -1281,6 +1282,9 @@ for _, row in ipairs(rooms) do
           assert.are.same({ E.ECHILD, E.ECHILD, E.ECHILD, E.ECHILD }, { recv, get, send, put })
           assert(w:send "unharmed")
           assert.are.equal("unharmed", r:recv())
+          with.close(dropped[1], dropped[2])
+          assert(dropped[2]:send "too")
+          assert.are.equal("too", dropped[1]:recv(PATIENCE))
         end)
 
       promise("an unmoved rest is not written twice", { "parts", "both here" }, function()

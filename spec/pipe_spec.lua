@@ -711,7 +711,7 @@ except EOFError:
     target.send_bytes(b"end of file")
 ]]
 
-  it("speak frames: Python's multiprocessing.connection, 0 bytes to 20 MiB", function()
+  it("speak frames: Python's multiprocessing.connection, 0 bytes to 20 MiB #slow", function()
     local r1, w1 = pipe()
     local r2, w2 = pipe()
     local python = peer.popen(peer.python_command(mirror, peer.path(r1), peer.path(w2)), "w")

@@ -19,25 +19,27 @@ local schedulers = {
     new = function()
       package.loaded["ipc.cqueues"] = nil
       local controller = require "ipc.cqueues".new()
-      local self = {}
-      function self:go(f, ...)
+      local function step(seconds)
+        local ok, message = controller:step(seconds)
+        if not ok then error(message, 0) end
+      end
+      local running = {}
+      function running.go(_, f, ...)
         local arguments = table.pack(...)
-        local thread
         controller:wrap(function()
-          thread = coroutine.running()
           f(table.unpack(arguments, 1, arguments.n))
         end)
-        return function() return thread end
+        -- Several new ones would begin in the opposite order.
+        if not require "cqueues".running() then step(0) end
       end
-      function self:run(seconds)
+      function running.run(_, seconds)
         local limit = ipc.now() + seconds
         while not controller:empty() do
-          local ok, message = controller:step(limit - ipc.now())
-          if not ok then error(message, 0) end
+          step(limit - ipc.now())
           if ipc.now() > limit then error(controller:count() .. " tasks still wait", 0) end
         end
       end
-      return self
+      return running
     end,
   },
 }
@@ -81,7 +83,8 @@ for _, kind in ipairs(schedulers) do
           local trace = {}
           s:go(function()
             trace[#trace + 1] = "waits"
-            trace[#trace + 1] = r:recv()
+            local message = r:recv()
+            trace[#trace + 1] = message
           end)
           s:go(function()
             trace[#trace + 1] = "goes on"
@@ -341,18 +344,47 @@ for _, kind in ipairs(schedulers) do
     it("an error goes through, and closes what is to be closed", function()
       local r, w = pipe()
       local r2, w2 = pipe()
+      local trace = {}
       s:go(function()
-        local writer <close> = w2
-        local closing <close> = setmetatable({}, { __close = function() writer:send "bye" end })
-        assert(closing and r:recv())
-        error "oops"
+        local ok, message = pcall(function()
+          local writer <close> = w2
+          local closing <close> = setmetatable({}, {
+            __close = function() -- it may wait, too
+              assert(ipc.sleep(0.001))
+              assert(writer:send "bye")
+            end,
+          })
+          assert(closing and r:recv())
+          error "oops"
+        end)
+        assert.is_false(ok)
+        assert.matches("oops", message)
+        trace[#trace + 1] = "after"
       end)
-      s:go(function() assert(w:send "x") end)
-      local ok, message = pcall(s.run, s, PATIENCE)
+      s:go(function()
+        assert(w:send "x")
+        assert.are.equal("bye", r2:recv())
+        assert.are.equal("closed", select(2, r2:recv()))
+        trace[#trace + 1] = "closed"
+      end)
+      s:run(PATIENCE)
+      table.sort(trace)
+      assert.are.same({ "after", "closed" }, trace)
+    end)
+
+    it("an error of a task reaches who runs them", function()
+      local r, w = pipe()
+      assert(w:send "x")
+      local ok, message = pcall(function()
+        s:go(function()
+          ipc.sleep(0.001)
+          assert(r:recv())
+          error "oops"
+        end)
+        s:run(PATIENCE)
+      end)
       assert.is_false(ok)
       assert.matches("oops", tostring(message))
-      assert.are.equal("bye", r2:recv())
-      assert.are.equal("closed", select(2, r2:recv()))
     end)
 
     it("pcall around a wait works", function()
@@ -429,14 +461,30 @@ for _, kind in ipairs(schedulers) do
     it("a nested coroutine may receive what a task waits for; both live", function()
       local r, w = pipe()
       local got = {}
-      s:go(function() got[#got + 1] = r:recv() end)
+      s:go(function() got.task = r:recv() end)
       s:go(function()
         assert(w:sendmany { "1", "2" })
-        coroutine.wrap(function() got[#got + 1] = r:recv() end)()
+        coroutine.wrap(function() got.nested = r:recv() end)()
       end)
       s:run(PATIENCE)
-      table.sort(got)
-      assert.are.same({ "1", "2" }, got)
+      assert.are.same({ ["1"] = true, ["2"] = true }, { [got.task] = true, [got.nested] = true })
+    end)
+
+    it("what others read ahead while a task waits reaches the task", function()
+      for _, look in ipairs {
+        function(r) return r:recv() end,
+        function(r) return r:recvmany(1) end,
+        function(r) return ipc.poll({ r }, 1) end,
+      } do
+        local r, w = pipe()
+        local got
+        s:go(function() got = r:recv() end)
+        if kind.own then s:step() end
+        assert(w:sendmany { "1", "2" })
+        assert(look(r)) -- by the main coroutine
+        s:run(PATIENCE)
+        assert.is_true(got == "1" or got == "2")
+      end
     end)
 
     if not kind.own then

@@ -306,7 +306,7 @@ end)
 describe("a foreign program on a unix socket", function()
   after_each(peer.clean)
 
-  it("speaks frames: Python's multiprocessing.connection, 0 bytes to 20 MiB", function()
+  it("speaks frames: Python's multiprocessing.connection, 0 bytes to 20 MiB #slow", function()
     local a, b = stream()
     local child = python(b, [[
 from multiprocessing.connection import Connection

@@ -164,8 +164,12 @@ static int frame_read(Chan *c, size_t size, bool line, Message *m) {
       return 0;
     f->scanned = have;
     int err = frame_fill(f, size == SIZE_MAX ? have + FRAME_AHEAD : size);
-    if (err == EPIPE && (line ? have > 0 : size == SIZE_MAX))
-      return 0; /* the last line needs no end, "a" takes what there is */
+    if (err == EPIPE && (line ? have > 0 : size == SIZE_MAX)) {
+      /* The last line needs no end, "a" takes what there is: where it is now,
+       * the buffer may have moved. */
+      m->bytes = f->in.bytes + f->at;
+      return 0;
+    }
     if (err)
       return err;
   }

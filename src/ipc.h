@@ -249,12 +249,16 @@ void ipc_waiter_watch(Waiter *w);
  * what they wait for has been read ahead. May raise. */
 void ipc_wake(lua_State *L, Handle *h);
 
+/* The same, if one waits for `want` and it is there: what was read ahead does
+ * not make the descriptor ready again. */
+void ipc_wake_next(lua_State *L, Handle *h, int want);
+
 /* The handle is going: nobody waits on it any more. */
 void ipc_waiters_forget(Handle *h);
 
 /* Calls the scheduler's wait with the `count` objects on top (and with those
- * of pending rests), going on in `again`. */
-void ipc_suspend(lua_State *L, int count, lua_KContext context,
+ * of pending rests) for `results` of the ready ones, going on in `again`. */
+void ipc_suspend(lua_State *L, int count, int results, lua_KContext context,
                  lua_KFunction again);
 
 /* Whether it is worth retrying instead of sleeping, until *until. */

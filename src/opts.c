@@ -7,7 +7,20 @@
 
 #include "ipc.h"
 
-/* Accepted by every room, so that changing an address changes nothing else. */
+/***
+ * @submodule ipc
+ */
+
+/***
+What every mechanism takes, so that changing an address changes nothing else;
+one that means nothing for a mechanism is accepted there. All of a channel:
+`timeout`, seconds that calls wait by default (for ever); `linger`, seconds that
+close waits for accepted messages (1); `maxsize`, bytes of a message (64 MiB);
+`spin`, seconds that a wait retries before it sleeps (70e-6; 0: never). Of what
+has a name: `create` (true, false, "new"), `temporary`, `permissions` ("0600"),
+`retry` (seconds, or true), `keepalive`.
+@table options
+*/
 static const char *const option_common[] = {
     "create",    "temporary", "permissions", "retry", "keepalive",
     "timeout",   "maxsize",   "linger",      "spin",  NULL};

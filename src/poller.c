@@ -171,6 +171,8 @@ static int poll_answer(lua_State *L, const Entry *e, int count) {
     lua_rawseti(L, -3, ++n);
     lua_pushboolean(L, 1);
     lua_rawset(L, -3);
+    if (e[i].handle && e[i].handle->queue) /* read ahead in looking */
+      ipc_wake_next(L, e[i].handle, IPC_READ);
   }
   return 1;
 }
@@ -213,7 +215,8 @@ static int poll_kernel(State *S, Entry *e, int count, Nanos deadline,
       at += sizeof p;
       hit = hit || p.revents;
     }
-    e[i].ready = hit && (!e[i].handle || poll_ready(&e[i], true));
+    e[i].ready =
+        e[i].ready || (hit && (!e[i].handle || poll_ready(&e[i], true)));
     *some = *some || e[i].ready;
   }
   return 0;
@@ -237,10 +240,12 @@ static bool poll_retry(State *S, Entry *e, int count, Nanos until) {
 
 static int poll_again(lua_State *L, int status, lua_KContext context);
 
-/* In a task: the scheduler polls, with a waiter for each entry and want. */
-static void poll_suspend(lua_State *L, const Entry *e, int count,
-                         Nanos deadline) {
+/* In a task: the scheduler polls, with a waiter for each entry and want. Leaves
+ * what it returns behind the slot whose number is the result. */
+static int poll_suspend(lua_State *L, const Entry *e, int count,
+                        Nanos deadline) {
   int base = lua_gettop(L);
+  bool timed = false;
   for (int i = 0; i < count; i++) {
     luaL_checkstack(L, 8, "too many handles");
     lua_rawgeti(L, POLL_LIST, i + 1);
@@ -255,37 +260,58 @@ static void poll_suspend(lua_State *L, const Entry *e, int count,
       if (e[i].want & want)
         ipc_waiter_watch(ipc_waiter_push(L, handle, want, deadline));
     lua_remove(L, handle);
+    timed = true;
   }
-  if (lua_gettop(L) == base)
+  if (!timed)
     ipc_waiter_push(L, 0, IPC_READ, deadline);
   int pushed = lua_gettop(L) - base;
   luaL_checkstack(L, pushed + 8, "too many handles");
   for (int i = 1; i <= pushed; i++)
     lua_pushvalue(L, base + i);
-  ipc_suspend(L, pushed, 0, poll_again);
+  ipc_suspend(L, pushed, LUA_MULTRET, base + pushed, poll_again);
+  return base + pushed;
 }
 
-/* Waiters of the last suspension leave their queues. */
-static void poll_resumed(lua_State *L) {
-  for (int i = lua_gettop(L); i > POLL_TOP; i--) {
+/* Waiters of the last suspension, up to the slot `last`, leave their queues.
+ * What the scheduler's wait returned is above them, and stays. */
+static void poll_resumed(lua_State *L, int last) {
+  for (int i = last; i > POLL_TOP; i--) {
     Waiter *w = ipc_waiter_at(L, i);
     if (w)
       ipc_waiter_leave(L, w);
+    lua_remove(L, i);
   }
-  lua_settop(L, POLL_TOP);
+  if (last == 0)
+    lua_settop(L, POLL_TOP);
+}
+
+/* Whether the scheduler's wait returned entry i. Only it can tell of an object
+ * without a descriptor, as a condition of cqueues is. */
+static bool poll_returned(lua_State *L, int i, const Entry *e) {
+  bool found = false;
+  if (e->fd >= 0)
+    return false;
+  int top = lua_gettop(L);
+  lua_rawgeti(L, POLL_LIST, i);
+  for (int at = POLL_TOP + 1; at <= top && !found; at++)
+    found = lua_rawequal(L, at, -1);
+  lua_pop(L, 1);
+  return found;
 }
 
 static int poll_again(lua_State *L, int status, lua_KContext context) {
   State *S = ipc_state(L);
   lua_Hook was = lua_gethook(S->main);
   Nanos deadline, until;
-  (void)status, (void)context;
+  int last = (int)context;
+  (void)status;
   for (;;) {
-    poll_resumed(L);
+    poll_resumed(L, last);
+    last = 0;
     int count = (int)lua_rawlen(L, POLL_LIST);
     Entry *e = lua_newuserdatauv(L, (size_t)count * sizeof *e + 1, 0);
     lua_replace(L, POLL_ENTRIES);
-    bool some = false, now_only = false;
+    bool some = false, all = true, now_only = false;
     if (ipc_deadline(L, POLL_TIMEOUT, IPC_FOREVER, &deadline)) {
       now_only = true;
       deadline = 0;
@@ -299,12 +325,15 @@ static int poll_again(lua_State *L, int status, lua_KContext context) {
         first = e[i].due;
     }
     for (int i = 0; i < count; i++) {
-      e[i].ready = e[i].handle && poll_ready(&e[i], false);
+      e[i].ready = e[i].handle ? poll_ready(&e[i], false)
+                               : poll_returned(L, i + 1, &e[i]);
       some = some || e[i].ready;
+      all = all && e[i].ready;
     }
-    if (some)
+    if (some && all)
       return poll_answer(L, e, count);
-    /* What the kernel has already, without waiting. */
+    /* What the kernel has already, without waiting: what is ready here does
+     * not hide it. */
     int err = poll_kernel(S, e, count, 0, &some);
     if (some)
       return poll_answer(L, e, count);
@@ -316,7 +345,7 @@ static int poll_again(lua_State *L, int status, lua_KContext context) {
     if (err && err != ETIMEDOUT && err != EINTR)
       return ipc_fail(L, "ipc", "poll", err, NULL);
     if (ipc_in_task(L, S)) {
-      poll_suspend(L, e, count, first);
+      last = poll_suspend(L, e, count, first);
       continue;
     }
     if (ipc_spin_start(&S->spin, now, first, &until) &&

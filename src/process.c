@@ -187,19 +187,20 @@ static int child_encode(lua_State *L) {
   return 0;
 }
 
-static void child_write(int fd, const Buffer *b) {
+static bool child_write(int fd, const Buffer *b) {
   size_t at = 0;
   while (at < b->size) {
     ssize_t n = write(fd, b->bytes + at, b->size - at);
     if (n < 0 && errno != EINTR)
-      return; /* the parent sees an incomplete report */
+      return false; /* the parent sees an incomplete report */
     at += n > 0 ? (size_t)n : 0;
   }
+  return b->size > 0;
 }
 
 /* Leaves true, results... or false, value, text for the parent. The values
- * are above `base`. */
-static void child_report(lua_State *L, int base, bool ok, int report) {
+ * are above `base`. False if that was not possible. */
+static bool child_report(lua_State *L, int base, bool ok, int report) {
   State *S = ipc_state(L);
   lua_checkstack(L, 8);
   if (ok)
@@ -224,7 +225,7 @@ static void child_report(lua_State *L, int base, bool ok, int report) {
     if (lua_pcall(L, 3, 0, 0) != LUA_OK)
       S->scratch.size = 0;
   }
-  child_write(report, &S->scratch);
+  return child_write(report, &S->scratch);
 }
 
 /* Accepted messages leave before the child does. */
@@ -280,7 +281,7 @@ _Noreturn static void process_child(lua_State *L, int n, const Birth *b) {
     status = lua_pcall(L, n - 1, LUA_MULTRET, 1);
   if (status != LUA_OK) {
     bool packed = lua_istable(L, -1); /* else: no memory for a traceback */
-    lua_replace(L, 2);
+    lua_copy(L, -1, 2); /* not replace: it is there already after a call */
     lua_settop(L, 2);
     if (packed) {
       lua_rawgeti(L, 2, 1);
@@ -290,11 +291,11 @@ _Noreturn static void process_child(lua_State *L, int n, const Birth *b) {
       lua_pushvalue(L, 2);
     }
   }
-  child_report(L, 1, status == LUA_OK, b->report);
+  bool told = child_report(L, 1, status == LUA_OK, b->report);
   child_drain(S);
   ipc_state_release(S, IPC_EXIT);
   fflush(NULL);
-  _exit(status == LUA_OK ? EXIT_SUCCESS : EXIT_FAILURE);
+  _exit(status == LUA_OK && told ? EXIT_SUCCESS : EXIT_FAILURE);
 }
 
 /* --------------------------------------------------------------- the fork */

@@ -124,7 +124,7 @@ Waiter *ipc_waiter_push(lua_State *L, int handle, int want, Nanos deadline) {
   return w;
 }
 
-void ipc_suspend(lua_State *L, int count, lua_KContext context,
+void ipc_suspend(lua_State *L, int count, int results, lua_KContext context,
                  lua_KFunction again) {
   State *S = ipc_state(L);
   for (Chan *c = S->rests; c; c = c->rest.next) {
@@ -137,7 +137,7 @@ void ipc_suspend(lua_State *L, int count, lua_KContext context,
   lua_getiuservalue(L, -1, SCHEDULER_WAIT);
   lua_replace(L, -2);
   lua_insert(L, -(count + 1));
-  lua_callk(L, count, 0, context, again);
+  lua_callk(L, count, results, context, again);
 }
 
 static void scheduler_cancel(lua_State *L, int fd) {
@@ -165,6 +165,15 @@ void ipc_wake(lua_State *L, Handle *h) {
   }
 }
 
+void ipc_wake_next(lua_State *L, Handle *h, int want) {
+  Waiter *w = h->queue;
+  while (w && w->want != want)
+    w = w->next;
+  if (w && ipc_handle_usable(h) && h->ops->ready(h, want, false) != EAGAIN &&
+      lua_checkstack(L, 4))
+    ipc_wake(L, h);
+}
+
 void ipc_waiter_leave(lua_State *L, Waiter *w) {
   Handle *h = w->handle;
   waiter_unlink(w);
@@ -173,11 +182,8 @@ void ipc_waiter_leave(lua_State *L, Waiter *w) {
   if (h->leaving && !h->queue) {
     ipc_wake(L, h);
     ipc_handle_release(h, IPC_CLOSE);
-  } else if (ipc_handle_usable(h) && ipc_waiter_first(h, w->want) &&
-             h->ops->ready(h, w->want, false) != EAGAIN) {
-    /* What was read ahead does not make the descriptor ready again: the next
-     * in line must be told. */
-    ipc_wake(L, h);
+  } else {
+    ipc_wake_next(L, h, w->want);
   }
 }
 
@@ -254,8 +260,9 @@ replaces the old; nil goes back to blocking.
 @function scheduler
 @tparam ?table scheduler `is_task(thread)`: whether the running coroutine is a
 task; `wait(object, ...)`: yields until one of the objects is ready, each with
-methods `pollfd()`, `events()` and `timeout()` as cqueues polls them;
-`cancel(descriptor)`: makes the waits on a descriptor return.
+methods `pollfd()`, `events()` and `timeout()` as cqueues polls them, and may
+return the ready ones; `cancel(descriptor)`: makes the waits on a descriptor
+return.
 @usage ipc.scheduler { is_task = is_task, wait = wait, cancel = cancel }
 */
 static int task_scheduler(lua_State *L) {

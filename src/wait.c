@@ -204,7 +204,7 @@ static int run_wait(lua_State *L, Run *r, int want) {
       lua_toclose(L, -1);
     }
     lua_pushvalue(L, r->op->top + 1);
-    ipc_suspend(L, 1, context, run);
+    ipc_suspend(L, 1, 0, context, run);
     return 0;
   }
 
@@ -256,6 +256,8 @@ static int run(lua_State *L, int status, lua_KContext context) {
     if (n >= 0) {
       if (r.until)
         run_spin(h, op->want)->penalty = 0;
+      if (h->queue && !r.waiter) /* a waiter tells the next when it leaves */
+        ipc_wake_next(L, h, op->want);
       return run_finish(L, op, n);
     }
     int err = run_wait(L, &r, -n);
@@ -295,7 +297,7 @@ static int sleep_again(lua_State *L, int status, lua_KContext context) {
       return lua_pushboolean(L, 1), 1;
     if (ipc_in_task(L, S)) {
       ipc_waiter_push(L, 0, IPC_READ, deadline);
-      ipc_suspend(L, 1, context, sleep_again);
+      ipc_suspend(L, 1, 0, context, sleep_again);
       continue;
     }
     int err = ipc_run_hooks(L, S, was, context, sleep_again);

@@ -23,7 +23,7 @@ end
 
 --- Closes them: `after_each(peer.clean)`.
 function peer.clean()
-  for i = #kept, 1, -1 do
+  for _ = 1, #kept do
     local handle = table.remove(kept)
     pcall(function() -- one that moved away raises
       if handle.stop then

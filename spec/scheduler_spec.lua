@@ -517,6 +517,37 @@ for _, kind in ipairs(schedulers) do
       return
     end
 
+    it("the order is that of coming, whatever order the scheduler wakes them in", function()
+      for _, row in ipairs(rooms) do
+        if not row.remote then
+          local r, w = open(row)
+          local got, sent, text = {}, {}, ("x"):rep(1000)
+          for i = 1, 4 do
+            s:go(function() got[i] = r:recv() end)
+          end
+          s.backwards = false
+          s:step()
+          s.backwards = true
+          assert(w:sendmany { "1", "2", "3", "4" })
+          s:run(PATIENCE)
+          assert.are.same({ "1", "2", "3", "4" }, got)
+          local n = with.fill(w, text)
+          for i = 1, 4 do
+            s:go(function() assert(w:send(i .. text)) end)
+          end
+          s.backwards = false
+          s:step()
+          s.backwards = true
+          s:go(function()
+            for _ = 1, n do assert(r:recv()) end
+            for i = 1, 4 do sent[i] = r:recv():sub(1, 1) end
+          end)
+          s:run(PATIENCE)
+          assert.are.same({ "1", "2", "3", "4" }, sent)
+        end
+      end
+    end)
+
     it("coroutine.close of a waiting task gives up its place", function()
       local r, w = pipe()
       local got, closed = {}, false

@@ -79,7 +79,7 @@ static void core_capabilities(lua_State *L, unsigned capabilities) {
 }
 
 /***
-The mechanisms there are, one row for each way to use one.
+The mechanisms that this system has, one row for each way to use one.
 @function mechanisms
 @treturn {table,...} rows: `name`, `room`, `address` (what `ipc.pair` opens it
 by), `direction`, `unit`, `reach`, and `capabilities`: a table of `liveness`,
@@ -90,6 +90,8 @@ static int core_mechanisms(lua_State *L) {
   lua_newtable(L);
   for (size_t i = 0, n = 0; i < ROOMS; i++) {
     for (const Kind *k = rooms[i]->kinds; k && k->name; k++) {
+      if (rooms[i]->has && !rooms[i]->has(k))
+        continue;
       const char *const fields[][2] = {
           {"name", k->name},       {"room", rooms[i]->name},
           {"address", k->address}, {"direction", k->direction},

@@ -403,6 +403,7 @@ typedef struct Room {
   const char *const *schemes; /* of addresses; NULL at the end; may be NULL */
   const luaL_Reg *functions;  /* flat names: ipc.pipe */
   const Kind *kinds;          /* a nameless one at the end; may be NULL */
+  bool (*has)(const Kind *k); /* whether this system has it; NULL: it does */
   lua_CFunction pair;         /* (address, options) -> two connected ends */
   /* (descriptor) -> a channel that owns it; on failure it is still the
    * caller's. */

@@ -88,6 +88,10 @@ int ipc_os_reap(pid_t pid, int *status);
 void ipc_os_orphan(pid_t pid);
 void ipc_os_sweep(void);
 
+/* In a child: its ends of what its parent reads (-1: none), open as long as it
+ * runs. Those of the process it was forked from are not its own: closed. */
+void ipc_os_hold(const int fd[2]);
+
 /* Once a process: the fork counter, the library pinned against unloading, and
  * `at_exit` run when the program ends. 0 or an errno. */
 int ipc_os_start(void (*at_exit)(void), void (*in_child)(void));

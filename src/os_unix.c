@@ -204,6 +204,16 @@ void ipc_os_sweep(void) {
   ipc_os_unlock();
 }
 
+static int unix_held[2] = {-1, -1};
+
+void ipc_os_hold(const int fd[2]) {
+  for (int i = 0; i < 2; i++) {
+    if (unix_held[i] >= 0)
+      close(unix_held[i]);
+    unix_held[i] = fd[i];
+  }
+}
+
 /* ----------------------------------------------------------- the process */
 
 static struct {

@@ -127,14 +127,14 @@ the frame's length, which the kernel keeps whole); only one may read, unless
 `packet = true`.
 @function pipe
 @tparam[opt] table options every room's, and: `duplex` (false): two pipes, both
-ends send and receive; `capacity`: bytes the kernel holds (by default the
-system's, 64 KiB on Linux); `packet` (false): each message is one packet, at
+ends send and receive; `capacity`: bytes the kernel holds (Linux; by default
+the system's, 64 KiB there); `packet` (false): each message is one packet, at
 most 4,095 bytes, any number of readers and writers (Linux); `unit` ("message"
 or "stream")
 @treturn channel reader (with `duplex`: one end)
 @treturn channel writer (with `duplex`: the other); or nil, message, errno:
-EMFILE, EPERM when capacity is over fs.pipe-max-size, ENOTSUP for packets
-elsewhere
+EMFILE, EPERM when capacity is over fs.pipe-max-size, ENOTSUP for packets and
+capacity elsewhere
 @usage local reader, writer = ipc.pipe()
 */
 static int pipe_open(lua_State *L) {
@@ -163,9 +163,20 @@ static const Kind pipe_kinds[] = {
          IPC_MANY_WRITERS},
     {NULL, NULL, NULL, NULL, NULL, 0}};
 
+static bool pipe_has(const Kind *k) {
+  int fd[2];
+  int err = ipc_os_pipe(fd, (k->capabilities & IPC_MANY_READERS) != 0);
+  if (!err) {
+    close(fd[0]);
+    close(fd[1]);
+  }
+  return err != ENOTSUP;
+}
+
 const Room ipc_room_pipe = {.name = "pipe",
                             .schemes = pipe_schemes,
                             .functions = pipe_functions,
                             .kinds = pipe_kinds,
+                            .has = pipe_has,
                             .pair = pipe_connected,
                             .setup = pipe_setup};

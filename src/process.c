@@ -262,13 +262,7 @@ _Noreturn static void process_child(lua_State *L, int n, const Birth *b) {
   close(b->socket[0]);
   if (b->life[0] >= 0)
     close(b->life[0]);
-  /* What this process's own parent reads is not for a grandchild to hold. */
-  static int held[2] = {-1, -1};
-  for (int i = 0; i < 2; i++)
-    if (held[i] >= 0)
-      close(held[i]);
-  held[0] = b->life[1];
-  held[1] = b->report;
+  ipc_os_hold((const int[2]){b->life[1], b->report});
 
   lua_pushcfunction(L, child_adopt);
   lua_pushinteger(L, b->socket[1]);

@@ -148,9 +148,22 @@ static const Kind socket_kinds[] = {
          IPC_MANY_WRITERS},
     {NULL, NULL, NULL, NULL, NULL, 0}};
 
+/* macOS has no seqpacket. */
+static bool socket_has(const Kind *k) {
+  int fd[2];
+  bool packets = (k->capabilities & IPC_MANY_READERS) != 0;
+  int err = ipc_os_socketpair(packets ? SOCK_SEQPACKET : SOCK_STREAM, fd);
+  if (!err) {
+    close(fd[0]);
+    close(fd[1]);
+  }
+  return err != EPROTONOSUPPORT && err != EPROTOTYPE;
+}
+
 const Room ipc_room_socket = {.name = "socket",
                               .schemes = socket_schemes,
                               .kinds = socket_kinds,
+                              .has = socket_has,
                               .pair = socket_pair,
                               .adopt = socket_adopt,
                               .setup = socket_setup};

@@ -4,10 +4,11 @@
  * injected is counted in the file IPC_FAULT_REPORT.
  *
  * It does only what a kernel may do. Packets are whole or not there; a write
- * of up to PIPE_BUF to a pipe is not divided (except with IPC_FAULT_WILD); a
- * poll is interrupted only when nothing is ready; and EAGAIN in the face of
- * readiness comes only after a poll that waited, select(2) BUGS (with
- * IPC_FAULT_WILD always: for programs that never use a timeout of 0). */
+ * of up to PIPE_BUF to a pipe is not divided; a poll is interrupted only when
+ * nothing is ready; and EINTR, or EAGAIN in the face of readiness, comes only
+ * after a poll that waited, select(2) BUGS. With IPC_FAULT_WILD these two come
+ * at any time, and any write is divided: for programs that never use a timeout
+ * of 0 and have one writer. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -37,7 +38,7 @@ static struct {
   _Atomic uint64_t *counts;
 } shim;
 
-static _Thread_local bool shim_polled; /* the last call was a poll that waited */
+static _Thread_local int shim_polled = -1; /* what the last call waited for */
 
 /* xorshift64*, Vigna 2016. */
 static uint64_t shim_random(void) {
@@ -78,12 +79,12 @@ static bool shim_chance(void) {
 static void shim_count(int what) { atomic_fetch_add(&shim.counts[what], 1); }
 
 /* A fault that is an error: sets errno. */
-static bool shim_error(void) {
-  bool polled = shim_polled;
-  shim_polled = false;
-  if (!shim_chance())
+static bool shim_error(int fd) {
+  bool polled = shim_polled == fd;
+  shim_polled = -1;
+  if (!(polled || shim.wild) || !shim_chance())
     return false;
-  if ((polled || shim.wild) && shim_random() % 2) {
+  if (shim_random() % 2) {
     errno = EAGAIN;
     shim_count(AGAIN);
   } else {
@@ -91,6 +92,17 @@ static bool shim_error(void) {
     shim_count(INTERRUPTED);
   }
   return true;
+}
+
+/* Pipes of packets, by inode: only their writing end tells by its flags. */
+static ino_t shim_packets[1024];
+static size_t shim_packets_made;
+
+static bool shim_is_packets(ino_t inode) {
+  for (size_t i = 0; i < sizeof shim_packets / sizeof *shim_packets; i++)
+    if (shim_packets[i] == inode)
+      return true;
+  return false;
 }
 
 /* Whether the bytes of a transfer may be divided, and a write of how many. */
@@ -102,7 +114,7 @@ static bool shim_divides(int fd, size_t *whole) {
   if (S_ISFIFO(st.st_mode)) {
     int flags = fcntl(fd, F_GETFL);
     *whole = shim.wild ? 0 : PIPE_BUF;
-    return flags >= 0 && !(flags & O_DIRECT) && (flags & O_NONBLOCK);
+    return flags >= 0 && !shim_is_packets(st.st_ino) && (flags & O_NONBLOCK);
   }
   int type = 0;
   socklen_t size = sizeof type;
@@ -127,11 +139,27 @@ static size_t shim_part(int fd, size_t size, int what) {
   if (!real)                                                                   \
   *(void **)&real = dlsym(RTLD_NEXT, #name)
 
+int pipe2(int fd[2], int flags) {
+  SHIM_REAL(pipe2);
+  struct stat st;
+  int failed = real(fd, flags);
+  shim_polled = -1; /* descriptors come back */
+  if (!failed && (flags & O_DIRECT) && fstat(fd[0], &st) == 0)
+    shim_packets[shim_packets_made++ % 1024] = st.st_ino;
+  return failed;
+}
+
+int socketpair(int family, int type, int protocol, int fd[2]) {
+  SHIM_REAL(socketpair);
+  shim_polled = -1;
+  return real(family, type, protocol, fd);
+}
+
 ssize_t read(int fd, void *bytes, size_t size) {
   SHIM_REAL(read);
   if (!FROM_CORE)
     return real(fd, bytes, size);
-  if (shim_error())
+  if (shim_error(fd))
     return -1;
   return real(fd, bytes, shim_part(fd, size, SHORT_READ));
 }
@@ -140,21 +168,21 @@ ssize_t recv(int fd, void *bytes, size_t size, int flags) {
   SHIM_REAL(recv);
   if (!FROM_CORE)
     return real(fd, bytes, size, flags);
-  if (shim_error())
+  if (shim_error(fd))
     return -1;
   return real(fd, bytes, shim_part(fd, size, SHORT_READ), flags);
 }
 
 ssize_t recvmsg(int fd, struct msghdr *m, int flags) {
   SHIM_REAL(recvmsg);
-  return FROM_CORE && shim_error() ? -1 : real(fd, m, flags);
+  return FROM_CORE && shim_error(fd) ? -1 : real(fd, m, flags);
 }
 
 ssize_t send(int fd, const void *bytes, size_t size, int flags) {
   SHIM_REAL(send);
   if (!FROM_CORE)
     return real(fd, bytes, size, flags);
-  if (shim_error())
+  if (shim_error(fd))
     return -1;
   return real(fd, bytes, shim_part(fd, size, SHORT_WRITE), flags);
 }
@@ -181,7 +209,7 @@ ssize_t sendmsg(int fd, const struct msghdr *m, int flags) {
   SHIM_REAL(sendmsg);
   if (!FROM_CORE || m->msg_iovlen > VECTOR)
     return real(fd, m, flags);
-  if (shim_error())
+  if (shim_error(fd))
     return -1;
   struct iovec iov[VECTOR];
   struct msghdr part = *m;
@@ -199,7 +227,7 @@ ssize_t write(int fd, const void *bytes, size_t size) {
   if (!FROM_CORE)
     return real(fd, bytes, size);
   /* A file never says EAGAIN. */
-  if (fstat(fd, &st) == 0 && !S_ISREG(st.st_mode) && shim_error())
+  if (fstat(fd, &st) == 0 && !S_ISREG(st.st_mode) && shim_error(fd))
     return -1;
   return real(fd, bytes, shim_part(fd, size, SHORT_WRITE));
 }
@@ -209,7 +237,7 @@ ssize_t writev(int fd, const struct iovec *all, int count) {
   struct iovec iov[VECTOR];
   if (!FROM_CORE || count > VECTOR)
     return real(fd, all, count);
-  if (shim_error())
+  if (shim_error(fd))
     return -1;
   memcpy(iov, all, (size_t)count * sizeof *iov);
   shim_cut(fd, iov, &count);
@@ -227,7 +255,7 @@ long syscall(long number, ...) {
   va_end(args);
   if (number == SYS_pwritev2 && FROM_CORE && a[2] <= VECTOR) {
     int count = (int)a[2];
-    if (shim_error())
+    if (shim_error((int)a[0]))
       return -1;
     memcpy(iov, (const void *)a[1], (size_t)count * sizeof *iov);
     shim_cut((int)a[0], iov, &count);
@@ -252,6 +280,10 @@ int ppoll(struct pollfd *fds, nfds_t count, const struct timespec *timeout,
     return -1;
   }
   int ready = real(fds, count, timeout, mask);
-  shim_polled = ready > 0 && (!timeout || timeout->tv_sec || timeout->tv_nsec);
+  shim_polled = -1;
+  if (!timeout || timeout->tv_sec || timeout->tv_nsec)
+    for (nfds_t i = 0; ready > 0 && i < count; i++)
+      if (fds[i].revents)
+        shim_polled = fds[i].fd;
   return ready;
 }

@@ -47,6 +47,26 @@ function peer.pipe(options)
   return peer.keep(ipc.pipe(bounded(options)))
 end
 
+--- What to ask as `capacity`: nil where the system takes none, its own is used.
+function peer.capacity(bytes)
+  local r, w, errno = ipc.pipe { capacity = 4096 }
+  if r then
+    r:close()
+    w:close()
+  end
+  return errno ~= ipc.errno.ENOTSUP and bytes or nil
+end
+
+--- Whether this system has a mechanism, by what `ipc.pair` opens it.
+function peer.has(address)
+  for _, mechanism in ipairs(ipc.mechanisms()) do
+    if mechanism.address == address then
+      return true
+    end
+  end
+  return false
+end
+
 --- The same for `ipc.pair`.
 function peer.pair(address, options)
   return peer.keep(ipc.pair(address, bounded(options)))
@@ -177,9 +197,25 @@ function peer.zombies(pid)
   return n
 end
 
---- How many descriptors this process has.
+--- How many descriptors this process has, those of garbage not counted.
 function peer.descriptors()
-  return #lines(("ls /proc/%d/fd"):format(ipc.pid()))
+  collectgarbage()
+  collectgarbage()
+  local n = 0
+  for fd = 0, 1023 do
+    n = n + (exists("/proc/self/fdinfo/" .. fd) and 1 or 0)
+  end
+  return n
+end
+
+--- Whether a descriptor of this process is of that kind: "pidfd".
+function peer.holds(kind)
+  for _, line in ipairs(lines(("ls -l /proc/%d/fd"):format(ipc.pid()))) do
+    if line:find("[" .. kind .. "]", 1, true) then
+      return true
+    end
+  end
+  return false
 end
 
 --- Whether a process exists and has not ended.

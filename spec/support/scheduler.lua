@@ -43,9 +43,11 @@ function scheduler:cancel(descriptor)
   end
 end
 
--- Lets every task that can go on do so once.
+-- Lets every task that can go on do so once; the last first if `backwards`.
 function scheduler:step()
-  for _, thread in ipairs { table.unpack(self.order) } do
+  local order = { table.unpack(self.order) }
+  for i = 1, #order do
+    local thread = order[self.backwards and #order + 1 - i or i]
     if self.member[thread] == false then
       local results = table.pack(coroutine.resume(thread))
       if coroutine.status(thread) == "dead" then

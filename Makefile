@@ -75,6 +75,9 @@ SANITIZE = -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sani
 LIBSAN   = $(shell $(CC) -print-file-name=libasan.so) $(shell $(CC) -print-file-name=libubsan.so)
 REPORT   = $(CURDIR)/build/asan/report
 
+portable: need ## the specs with what other systems than Linux get
+	$(MAKE) test BUILD=build/portable CPPFLAGS=-DIPC_PORTABLE
+
 asan: need ## the specs under AddressSanitizer, LeakSanitizer and UBSan
 	@rm -f $(REPORT).*
 	ASAN_OPTIONS=log_path=$(REPORT) UBSAN_OPTIONS=print_stacktrace=1:log_path=$(REPORT) \
@@ -177,5 +180,5 @@ help: ## this list
 -include $(OBJECTS:.o=.d)
 
 .SECONDARY: $(FUZZERS)
-.PHONY: build need demo test bench doc all format asan valgrind fault fuzz musl m32 cross \
+.PHONY: build need demo test bench doc all format portable asan valgrind fault fuzz musl m32 cross \
   lint $(LINTS:%=lint-%) rockspec install uninstall clean help $(FUZZERS:=.run)

@@ -146,7 +146,9 @@ for _, row in ipairs(rooms) do
 
   local function open(options) return with.open(row, options) end
 
-  describe("the contract: " .. row.name .. ":", function()
+  -- A fork for every test takes long under valgrind.
+  local title = "the contract: " .. row.name .. (row.remote and ": #slow" or ":")
+  describe(title, function()
     after_each(with.cleanup)
 
     describe("results feed parameters:", function()

@@ -59,7 +59,7 @@ describe("a forked child", function()
     assert.is_true(child:recv() == sent:reverse())
   end)
 
-  it("is not the parent's random numbers' business, but its own globals are a copy", function()
+  it("has a copy of everything: what it assigns stays there", function()
     _G.shared = "before"
     local child = fork(function()
       _G.shared = "child's"
@@ -250,7 +250,7 @@ describe("the reason of an end", function()
     return child.reason, results
   end
 
-  it("is unknown to nobody before the end", function()
+  it("is nil before the end", function()
     assert.is_nil(running().reason)
   end)
 
@@ -415,7 +415,7 @@ describe("the child of a fork", function()
     local output = run [[
       io.stdout:setvbuf("full", 1 << 16)
       io.write "before "
-      local file = assert(io.open(os.tmpname(), "w+"))
+      local file = io.tmpfile()
       file:setvbuf "full"
       file:write "file"
       local child = ipc.fork(function() io.write "child " end)
@@ -599,6 +599,7 @@ describe("handles at a fork", function()
         assert.matches(expected, message, 1, true)
       end
       assert.are.equal(("ipc.pipe (moved to %d)"):format(child.pid), tostring(moved))
+      assert.is_true(moved:close()) -- as the end of a block does
       assert.error_matches(function() ipc.fork(function() return moved end) end,
         "moved to " .. child.pid)
       assert.error_matches(function() ipc.poll { moved } end, "moved to " .. child.pid)
@@ -791,7 +792,8 @@ describe("the end of the program", function()
     ["an error"] = "io.stderr = nil error()",
   } do
     it("writes what was accepted: " .. name, function()
-      local output = run(script:format(ending), { env = { LD_PRELOAD = peer.unfailing() } })
+      local output = run(script:format(peer.capacity(65536), ending),
+        { env = { LD_PRELOAD = peer.unfailing() } })
       assert.matches("100000 bytes\n", output)
     end)
   end

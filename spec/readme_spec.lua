@@ -1,6 +1,5 @@
 -- Every Lua snippet of the README runs as its own script and prints what its
 -- `-->` comments say (white space counts once, `...` stands for anything).
-
 local peer = require "spec.support.peer"
 
 local function read(path)

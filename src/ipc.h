@@ -394,7 +394,7 @@ typedef struct Kind {
   const char *address;   /* "pipe?packet=true" */
   const char *direction; /* "one way", "both ways" */
   const char *unit;      /* "message", "stream" */
-  const char *reach;     /* "related processes", "this system", ... */
+  const char *reach;     /* "related", "this system", ... */
   unsigned capabilities;
 } Kind;
 

@@ -40,6 +40,12 @@ int ipc_os_poll(struct pollfd *fds, size_t count, int64_t timeout,
 /* The cores this process may run on now; at least 1. */
 int ipc_os_cores(void);
 
+/* The cores the system runs, as of the first call; at least 1. */
+int ipc_os_online(void);
+
+/* Whether ipc_os_process gives descriptors here. */
+bool ipc_os_watches_processes(void);
+
 /* A descriptor that is readable once our child `pid` has ended; -1: none. */
 int ipc_os_process(pid_t pid);
 

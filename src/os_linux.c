@@ -98,9 +98,26 @@ int ipc_os_cores(void) {
   return n > 0 ? n : 1;
 }
 
+bool ipc_os_watches_processes(void) {
+  static atomic_int works = -1;
+  int now = atomic_load_explicit(&works, memory_order_relaxed);
+  if (now < 0) {
+    int fd = ipc_os_process(getpid());
+    if (fd >= 0)
+      close(fd);
+    else if (errno == EMFILE || errno == ENFILE)
+      return true; /* ask again next time */
+    now = fd >= 0;
+    atomic_store_explicit(&works, now, memory_order_relaxed);
+  }
+  return now;
+}
+
 int ipc_os_process(pid_t pid) {
-  if (ipc_os_without("pidfd"))
+  if (ipc_os_without("pidfd")) {
+    errno = ENOSYS;
     return -1;
+  }
   return (int)syscall(SYS_pidfd_open, (long)pid, 0L); /* close-on-exec */
 }
 
@@ -124,8 +141,10 @@ int ipc_os_packet_room(int fd, size_t want, size_t *got) {
   int room = 0;
   socklen_t size = sizeof room;
   if (want > 0) {
-    int half = want > INT32_MAX - OVERHEAD ? INT32_MAX / 2
-                                           : (int)((want + OVERHEAD + 1) / 2);
+    /* Room for four, so that sender and receiver need not take turns. */
+    int half = want > (INT32_MAX - OVERHEAD) / 4
+                   ? INT32_MAX / 2
+                   : (int)((want * 4 + OVERHEAD) / 2);
     if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &half, sizeof half))
       (void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &half, sizeof half);
   }

@@ -88,6 +88,8 @@ int ipc_os_cores(void) {
   return n > 0 ? (int)n : 1;
 }
 
+bool ipc_os_watches_processes(void) { return false; }
+
 int ipc_os_process(pid_t pid) {
   (void)pid;
   return -1;

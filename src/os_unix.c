@@ -6,7 +6,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <limits.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,6 +32,17 @@ bool ipc_os_without(const char *feature) {
     list = list ? list + 1 : NULL;
   }
   return false;
+}
+
+int ipc_os_online(void) {
+  static atomic_int online;
+  int n = atomic_load_explicit(&online, memory_order_relaxed);
+  if (n == 0) {
+    long now = sysconf(_SC_NPROCESSORS_ONLN);
+    n = now > 0 && now < INT_MAX ? (int)now : 1;
+    atomic_store_explicit(&online, n, memory_order_relaxed);
+  }
+  return n;
 }
 
 /* ------------------------------------------------------ reading, writing */

@@ -2,6 +2,7 @@
 #include "prefix.h"
 
 #include <errno.h>
+#include <string.h>
 
 #include "ipc.h"
 #include "os.h"
@@ -9,7 +10,10 @@
 
 /* read(2) cuts a packet to the room it is given and does not say so; that of a
  * pipe is no longer than this, so it comes whole and is measured then. */
-enum { PACKET_LEAST = 4096 };
+enum {
+  PACKET_LEAST = 4096,
+  PACKET_COPY = 4096 /* bytes copied to go out in one piece */
+};
 
 static int packet_recv(Chan *c, Message *m) {
   Framed *f = (Framed *)c;
@@ -52,14 +56,22 @@ static void packet_took(Chan *c, size_t size) {
 
 static int packet_send(Chan *c, const Message *m) {
   Framed *f = (Framed *)c;
-  char lead = 0;
-  struct iovec iov[2] = {{&lead, 1}, {(void *)(uintptr_t)m->bytes, m->size}};
+  char small[PACKET_COPY];
+  struct iovec iov[2] = {{small, f->lead},
+                         {(void *)(uintptr_t)m->bytes, m->size}};
   size_t put;
   if (f->wfd < 0)
     return EPIPE;
   if (f->lead == 0)
     return f->packets->send(f->wfd, iov + 1, 1, &put);
-  return f->packets->send(f->wfd, iov, m->size ? 2 : 1, &put);
+  memset(small, 0, f->lead);
+  if (m->size > (size_t)PACKET_COPY - f->lead)
+    return f->packets->send(f->wfd, iov, 2, &put);
+  /* One copy costs less than a second piece. */
+  if (m->size)
+    memcpy(small + f->lead, m->bytes, m->size);
+  iov[0].iov_len += m->size;
+  return f->packets->send(f->wfd, iov, 1, &put);
 }
 
 static int packet_flush(Chan *c) {

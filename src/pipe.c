@@ -155,10 +155,10 @@ static const luaL_Reg pipe_functions[] = {{"pipe", pipe_open}, {NULL, NULL}};
 static const char *const pipe_schemes[] = {"pipe", NULL};
 
 static const Kind pipe_kinds[] = {
-    {"pipe", "pipe", "one way", "message, stream", "related processes",
+    {"pipe", "pipe", "one way", "message, stream", "related",
      IPC_LIVENESS | IPC_EMPTY | IPC_DESCRIPTOR},
     {"pipe, packets", "pipe?packet=true", "one way", "message",
-     "related processes",
+     "related",
      IPC_LIVENESS | IPC_EMPTY | IPC_DESCRIPTOR | IPC_MANY_READERS |
          IPC_MANY_WRITERS},
     {NULL, NULL, NULL, NULL, NULL, 0}};

@@ -102,17 +102,10 @@ static void birth_close(const Birth *b) {
       close(fds[i]);
 }
 
-static bool birth_needs_life(void) {
-  int fd = ipc_os_process(getpid());
-  if (fd >= 0)
-    close(fd);
-  return fd < 0;
-}
-
 static int birth_prepare(Birth *b) {
   *b = (Birth){{-1, -1}, {-1, -1}, -1};
   int err = ipc_os_socketpair(SOCK_STREAM, b->socket);
-  if (!err && birth_needs_life())
+  if (!err && !ipc_os_watches_processes())
     err = ipc_os_pipe(b->life, false);
   if (!err)
     err = ipc_os_nameless(&b->report);
@@ -414,6 +407,7 @@ static int process_fork(lua_State *L) {
     return ipc_fail(L, "ipc", "fork", err, "fork(2)");
   }
   p->f.rfd = p->f.wfd = b.socket[0];
+  p->f.c.spin[0].skip = 1; /* the child needs the core first */
   p->pid = pid;
   p->report = b.report;
   p->pidfd = b.life[0] < 0;

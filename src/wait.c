@@ -69,14 +69,10 @@ int ipc_deadline(lua_State *L, int index, Nanos otherwise, Nanos *deadline) {
  * once; one that did forgets all of that. So two processes on one core lose
  * nearly nothing, and two on different cores find out within a few waits. */
 bool ipc_spin_start(Spin *spin, Nanos now, Nanos deadline, Nanos *until) {
-  if (spin->budget == 0)
+  if (spin->budget == 0 || ipc_os_online() < 2)
     return false;
   if (spin->skip > 0) {
     spin->skip--;
-    return false;
-  }
-  if (spin->penalty > 0 && ipc_os_cores() < 2) {
-    ipc_spin_failed(spin);
     return false;
   }
   *until = now + (Nanos)spin->budget;

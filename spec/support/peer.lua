@@ -105,9 +105,11 @@ do
   end
 end
 
---- Starts a shell command of foreign programs; as io.popen.
+--- Starts a shell command of foreign programs; as io.popen. They outlive any
+-- one wait of ours, so that it is the wait that fails.
 function peer.popen(command, mode)
-  return assert(io.popen(("LD_PRELOAD= timeout %d sh -c %s"):format(peer.limit, quote(command)), mode))
+  local bound = ("LD_PRELOAD= timeout %d sh -c %s"):format(3 * peer.limit, quote(command))
+  return assert(io.popen(bound, mode))
 end
 
 --- The path by which a foreign program opens the descriptor of a handle.

@@ -92,9 +92,9 @@ valgrind: need ## the specs under valgrind
 fault: build $(FAULTS) $(HELPERS) ## the specs with failing system calls and allocations
 	LUA=$(LUA) BUILD=$(BUILD) spec/fault/run $(ARGS)
 
-$(BUILD)/fault/%.so: spec/fault/%.c | need
+$(BUILD)/fault/%.so: spec/fault/%.c spec/fault/caller.h | need
 	@mkdir -p $(@D)
-	$(CC) -O1 -g -fPIC $(WARN) -shared -o $@ $< -ldl -pthread
+	$(CC) -O1 -g -fPIC $(WARN) $(INCLUDE) -shared -o $@ $< -ldl -pthread
 
 fuzz: $(FUZZERS:=.run) ## fuzz the decoders, SECONDS=20 each
 

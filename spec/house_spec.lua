@@ -199,7 +199,9 @@ describe("below the rooms:", function()
     for path in pairs(sources) do
       if path:match "/os[_.]" or path:match "/buffer%." then
         assert.is_nil(code(path):find "lua_?[%u_]", path)
-        assert.is_nil(code(path):find "#include%s+<l", path)
+        assert.is_nil(sources[path]:find '#include%s+[<"]lua', path)
+        assert.is_nil(sources[path]:find '#include%s+[<"]lauxlib', path)
+        assert.is_nil(sources[path]:find '#include%s+"ipc%.h"', path)
       end
     end
   end)

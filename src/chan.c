@@ -144,12 +144,12 @@ Chan *ipc_chan_receiver(lua_State *L) {
 }
 
 /* A tag argument, and the timeout behind or before it. */
-void ipc_chan_check_tag(lua_State *L, const Chan *c, int index) {
+void ipc_chan_check_tag(lua_State *L, const Chan *c, int index, bool sends) {
   if (lua_isnoneornil(L, index))
     return;
   if (!c->tagged)
     luaL_argerror(L, index,
-                  lua_type(L, index) == LUA_TNUMBER && index == 3
+                  sends && lua_type(L, index) == LUA_TNUMBER
                       ? "no tags here: the timeout is the third argument"
                       : "no tags here");
 }

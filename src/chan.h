@@ -13,8 +13,8 @@ Chan *ipc_chan_self(lua_State *L);
 Chan *ipc_chan_sender(lua_State *L);
 Chan *ipc_chan_receiver(lua_State *L);
 
-/* Raises on a tag where there is none. */
-void ipc_chan_check_tag(lua_State *L, const Chan *c, int index);
+/* Raises on a tag where there is none, perhaps a timeout in its place. */
+void ipc_chan_check_tag(lua_State *L, const Chan *c, int index, bool sends);
 
 /* Pushes the userdata of `c`, which is `self` (in slot 1) or a part of it. */
 void ipc_chan_push(lua_State *L, Chan *self, Chan *c);

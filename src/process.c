@@ -400,18 +400,26 @@ static int process_fork(lua_State *L) {
   if (b.life[1] >= 0)
     close(b.life[1]);
   b.life[1] = -1;
-  if (pid < 0) {
+  int ended = b.life[0];
+  if (pid > 0 && ended < 0 && (ended = ipc_os_process(pid)) < 0) {
+    err = errno; /* nothing to wait for its end on: rather no child */
+    (void)kill(pid, SIGKILL);
+    while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+      continue;
+  }
+  if (pid < 0 || ended < 0) {
     for (Handle *h = p->f.c.h.state->handles; h; h = h->next)
       h->kept = false;
     birth_close(&b);
-    return ipc_fail(L, "ipc", "fork", err, "fork(2)");
+    return ipc_fail(L, "ipc", "fork", err,
+                    pid < 0 ? "fork(2)" : "pidfd_open(2)");
   }
   p->f.rfd = p->f.wfd = b.socket[0];
   p->f.c.spin[0].skip = 1; /* the child needs the core first */
   p->pid = pid;
   p->report = b.report;
   p->pidfd = b.life[0] < 0;
-  p->ended_fd = p->pidfd ? ipc_os_process(pid) : b.life[0];
+  p->ended_fd = ended;
   ipc_handle_open(&p->f.c.h);
   fork_each(L, n, fork_moved, where);
   lua_settop(L, where - 1);

@@ -113,7 +113,7 @@ static const Op messages_op = {.name = "recv",
 static void recv_arguments(lua_State *L) {
   Chan *c = ipc_chan_receiver(L);
   ipc_check_timeout(L, RECV_TIMEOUT);
-  ipc_chan_check_tag(L, c, RECV_TAG);
+  ipc_chan_check_tag(L, c, RECV_TAG, false);
   lua_settop(L, RECV_TOP);
 }
 
@@ -314,7 +314,7 @@ static int chan_recvmany(lua_State *L) {
   lua_Integer max = luaL_checkinteger(L, 2);
   luaL_argcheck(L, max >= 1, 2, "at least 1 expected");
   ipc_check_timeout(L, 3);
-  ipc_chan_check_tag(L, c, 4);
+  ipc_chan_check_tag(L, c, 4, false);
   lua_settop(L, 4);
   lua_rotate(L, 2, -1); /* max behind timeout and tag */
   return ipc_run(L, &recvmany_op);

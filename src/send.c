@@ -125,7 +125,7 @@ static int chan_send(lua_State *L) {
   Chan *c = ipc_chan_sender(L);
   if (lua_type(L, SEND_BYTES) != LUA_TSTRING)
     luaL_typeerror(L, SEND_BYTES, "string");
-  ipc_chan_check_tag(L, c, SEND_TAG);
+  ipc_chan_check_tag(L, c, SEND_TAG, true);
   ipc_check_timeout(L, SEND_TIMEOUT);
   lua_settop(L, SEND_TOP);
   return ipc_run(L, &send_op);
@@ -146,7 +146,7 @@ static int chan_put(lua_State *L) {
   Chan *self = ipc_chan_sender(L), *c = self->writer;
   State *S = c->h.state;
   luaL_checkany(L, SEND_BYTES);
-  ipc_chan_check_tag(L, self, SEND_TAG);
+  ipc_chan_check_tag(L, self, SEND_TAG, true);
   ipc_check_timeout(L, SEND_TIMEOUT);
   lua_settop(L, SEND_TOP);
   S->scratch.size = 0;
@@ -290,7 +290,7 @@ Sends every string of a list, crossing into the kernel once for many of them.
 static int chan_sendmany(lua_State *L) {
   Chan *c = ipc_chan_sender(L);
   luaL_checktype(L, SEND_BYTES, LUA_TTABLE);
-  ipc_chan_check_tag(L, c, SEND_TAG);
+  ipc_chan_check_tag(L, c, SEND_TAG, true);
   ipc_check_timeout(L, SEND_TIMEOUT);
   lua_settop(L, SEND_PROGRESS);
   size_t total = lua_rawlen(L, SEND_BYTES);

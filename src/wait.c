@@ -161,6 +161,15 @@ static int run_failed(lua_State *L, const Op *op, Handle *h, int err) {
   return run_finish(L, op, n);
 }
 
+/* Closed answers in the op's own form; what is no end of the channel does not. */
+static int run_refused(lua_State *L, const Op *op, Handle *h) {
+  int n = ipc_handle_refuse(L, h, op->name);
+  if (!op->failed || lua_tointeger(L, -1) != EPIPE)
+    return n;
+  lua_pop(L, n);
+  return op->failed(L, h, EPIPE);
+}
+
 static Spin *run_spin(Handle *h, int want) {
   if (!h->channel || want == IPC_ENDED)
     return NULL;
@@ -241,7 +250,7 @@ static int run(lua_State *L, int status, lua_KContext context) {
   for (;;) {
     int n;
     if (!ipc_handle_usable(h) && !op->closing)
-      n = ipc_handle_refuse(L, h, op->name);
+      n = run_refused(L, op, h);
     else if (r.waiter && !ipc_waiter_turn(r.waiter))
       n = -op->want;
     else if (!r.waiter && h->queue && ipc_waiter_first(h, op->want) &&

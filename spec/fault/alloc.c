@@ -32,10 +32,10 @@ enum { LUA_MEMORY, C_MEMORY, MAKES, MOVES }; /* what fails */
 
 static struct {
   int what;
-  long times;  /* how many in a row */
-  int error;   /* what a system call fails with */
-  bool child;  /* in the forked child instead of here */
-  bool gone;   /* this is the forked child */
+  long times; /* how many in a row */
+  int error;  /* what a system call fails with */
+  bool child; /* in the forked child instead of here */
+  bool gone;  /* this is the forked child */
   bool armed;
   size_t held; /* bytes of Lua memory */
 } plan;
@@ -44,7 +44,7 @@ static struct {
 static struct Shared {
   long n, seen, hits, runs, runs_hit;
   char text[2000];
-} *shared;
+} * shared;
 
 static bool strike(int what) {
   if (!plan.armed || plan.what != what)
@@ -174,8 +174,7 @@ int mkstemp64(char *path) {
   return FROM_CORE && refuse(MAKES) ? -1 : real(path);
 }
 
-int setsockopt(int fd, int level, int name, const void *value,
-               socklen_t size) {
+int setsockopt(int fd, int level, int name, const void *value, socklen_t size) {
   REAL(setsockopt);
   return FROM_CORE && refuse(MAKES) ? -1 : real(fd, level, name, value, size);
 }
@@ -390,8 +389,7 @@ static void run_checked(const char *prelude, const char *script,
       close(fd);
   }
   if (blocks_bytes() != bytes) {
-    run_note("%zd bytes of C memory left",
-             (ssize_t)(blocks_bytes() - bytes));
+    run_note("%zd bytes of C memory left", (ssize_t)(blocks_bytes() - bytes));
     blocks_used = 0;
   }
   shared->runs++;
@@ -410,7 +408,8 @@ static int host_batch(lua_State *L) {
   plan.times = (long)luaL_checkinteger(L, 5);
   if (plan.times == 0)
     plan.times = LONG_MAX;
-  static const char *const names[] = {"ENOMEM", "EMFILE", "ENFILE", "EINTR", NULL};
+  static const char *const names[] = {"ENOMEM", "EMFILE", "ENFILE", "EINTR",
+                                      NULL};
   static const int numbers[] = {ENOMEM, EMFILE, ENFILE, EINTR};
   plan.error = numbers[luaL_checkoption(L, 6, NULL, names)];
   plan.child = lua_toboolean(L, 7);

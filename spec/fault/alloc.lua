@@ -20,7 +20,7 @@ kind("moves", 1, "transfer once, EINTR", "EINTR")
 kind("moves", 1, "transfer once, ENOMEM", "ENOMEM")
 
 local FAILURES = 3 -- of one kind that are shown
-local ALLOC_ONLY = os.getenv "FAULT_ONLY"
+local only = os.getenv "FAULT_ONLY" -- kinds whose name contains it
 local bad, all_runs, all_hits = 0, 0, 0
 
 local function run(scenario, k, child, stride)
@@ -42,7 +42,7 @@ local scenarios = table.move(arg, 3, #arg, 1, {})
 for _, scenario in ipairs(scenarios) do
   local start, runs, hits, shown = os.time(), 0, 0, 0
   for _, k in ipairs(KINDS) do
-    if not ALLOC_ONLY or k.name:find(ALLOC_ONLY, 1, true) then
+    if not only or k.name:find(only, 1, true) then
       for _, child in ipairs { false, scenario == "process" or nil } do
         local a, b, c = run(scenario, k, child, k.what == "lua" and step or 1)
         runs, hits, shown = runs + a, hits + b, shown + c

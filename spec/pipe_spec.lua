@@ -71,7 +71,7 @@ describe("a pipe", function()
         r, w, errno = ipc.pipe()
         if r then pipes[#pipes + 1] = { r, w } end
       until not r
-      print(ipc.errno[errno], w)
+      print(ipc.errno[errno], w:match "^ipc%.pipe%.open: %a+")
       local first = pipes[1]
       assert(first[2]:send "still here")
       print(first[1]:recv(5))
@@ -83,8 +83,7 @@ describe("a pipe", function()
       r, w = ipc.pipe { duplex = true }
       print(w:send "again", r:recv(5))
     ]], { shell = "ulimit -n 40" })
-    assert.are.equal("EMFILE\tipc.pipe.open: Too many open files\nstill here\ntrue\tagain\n",
-      output)
+    assert.matches("^EMFILE\tipc%.pipe%.open: %a+\nstill here\ntrue\tagain\n$", output)
   end)
 end)
 

@@ -299,69 +299,77 @@ static bool poll_returned(lua_State *L, int i, const Entry *e) {
   return found;
 }
 
+/* What one look at the list found. */
+typedef struct Poll {
+  Entry *entries; /* in slot POLL_ENTRIES */
+  int count;
+  Nanos deadline; /* of the call; 0: it must not wait */
+  Nanos first;    /* that, or when a foreign object wants to be looked at */
+  bool some, all; /* are ready without asking the kernel */
+} Poll;
+
+/* Looks at the list, which may be another than before Lua ran. */
+static void poll_look(lua_State *L, Poll *p) {
+  int count = (int)lua_rawlen(L, POLL_LIST);
+  Entry *e = lua_newuserdatauv(L, (size_t)count * sizeof *e + 1, 0);
+  lua_replace(L, POLL_ENTRIES);
+  *p = (Poll){e, count, 0, 0, false, true};
+  if (ipc_deadline(L, POLL_TIMEOUT, IPC_FOREVER, &p->deadline))
+    p->deadline = 0;
+  p->first = p->deadline;
+  for (int i = 0; i < count; i++) {
+    poll_entry(L, i + 1, &e[i]);
+    if (!e[i].handle)
+      e[i].due = poll_foreign_due(L, i + 1);
+    if (e[i].due < p->first)
+      p->first = e[i].due;
+  }
+  for (int i = 0; i < count; i++) {
+    e[i].ready = e[i].handle ? poll_ready(&e[i], false)
+                             : poll_returned(L, i + 1, &e[i]);
+    p->some = p->some || e[i].ready;
+    p->all = p->all && e[i].ready;
+  }
+}
+
+/* The `context` is the last slot of a suspension's waiters, or 0. */
 static int poll_again(lua_State *L, int status, lua_KContext context) {
   State *S = ipc_state(L);
   lua_Hook was = lua_gethook(S->main);
-  Nanos deadline, until;
   int last = (int)context;
   (void)status;
   for (;;) {
+    Poll p;
+    Nanos until;
     poll_resumed(L, last);
     last = 0;
-    int count = (int)lua_rawlen(L, POLL_LIST);
-    Entry *e = lua_newuserdatauv(L, (size_t)count * sizeof *e + 1, 0);
-    lua_replace(L, POLL_ENTRIES);
-    bool some = false, all = true, now_only = false;
-    if (ipc_deadline(L, POLL_TIMEOUT, IPC_FOREVER, &deadline)) {
-      now_only = true;
-      deadline = 0;
-    }
-    Nanos first = deadline;
-    for (int i = 0; i < count; i++) {
-      poll_entry(L, i + 1, &e[i]);
-      if (!e[i].handle)
-        e[i].due = poll_foreign_due(L, i + 1);
-      if (e[i].due < first)
-        first = e[i].due;
-    }
-    for (int i = 0; i < count; i++) {
-      e[i].ready = e[i].handle ? poll_ready(&e[i], false)
-                               : poll_returned(L, i + 1, &e[i]);
-      some = some || e[i].ready;
-      all = all && e[i].ready;
-    }
-    if (some && all)
-      return poll_answer(L, e, count);
-    /* What the kernel has already, without waiting: what is ready here does
-     * not hide it. */
-    int err = poll_kernel(S, e, count, 0, &some);
-    if (some)
-      return poll_answer(L, e, count);
+    poll_look(L, &p);
+    if (p.some && p.all)
+      return poll_answer(L, p.entries, p.count);
+    /* What the kernel has already: what is ready here does not hide it. */
+    int err = poll_kernel(S, p.entries, p.count, 0, &p.some);
     Nanos now = ipc_now();
-    if (poll_due(e, count, now))
-      return poll_answer(L, e, count);
-    if (now_only || now >= deadline)
+    if (p.some || poll_due(p.entries, p.count, now))
+      return poll_answer(L, p.entries, p.count);
+    if (now >= p.deadline)
       return ipc_fail(L, "ipc", "poll", ETIMEDOUT, NULL);
     if (err && err != ETIMEDOUT && err != EINTR)
       return ipc_fail(L, "ipc", "poll", err, NULL);
     if (ipc_in_task(L, S)) {
-      last = poll_suspend(L, e, count, first);
+      last = poll_suspend(L, p.entries, p.count, p.first);
       continue;
     }
-    if (ipc_spin_start(&S->spin, now, first, &until) &&
-        poll_retry(S, e, count, until))
-      return poll_answer(L, e, count);
+    if (ipc_spin_start(&S->spin, now, p.first, &until) &&
+        poll_retry(S, p.entries, p.count, until))
+      return poll_answer(L, p.entries, p.count);
     err = ipc_run_hooks(L, S, was, 0, poll_again);
-    if (!err) {
-      err = poll_kernel(S, e, count, first, &some);
-      if (some || poll_due(e, count, ipc_now()))
-        return poll_answer(L, e, count);
-      if (err == EINTR)
-        err = ipc_run_hooks(L, S, was, 0, poll_again);
-      else if (err == ETIMEDOUT)
-        err = 0;
-    }
-    if (err)
+    if (!err)
+      err = poll_kernel(S, p.entries, p.count, p.first, &p.some);
+    if (p.some || poll_due(p.entries, p.count, ipc_now()))
+      return poll_answer(L, p.entries, p.count);
+    if (err == EINTR)
+      err = ipc_run_hooks(L, S, was, 0, poll_again);
+    if (err && err != ETIMEDOUT)
       return ipc_fail(L, "ipc", "poll", err, NULL);
   }
 }

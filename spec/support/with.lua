@@ -1,6 +1,7 @@
 -- What several specs need: channels that are closed after each test, children
 -- that run a plain interpreter, a look at this process from the outside.
 local ipc = require "ipc"
+local peer = require "spec.support.peer"
 
 local with = {}
 
@@ -85,9 +86,8 @@ end
 
 -- How many descriptors are open here.
 function with.descriptors()
-  for _ = 1, 3 do collectgarbage() end
-  -- without the pipe that the answer comes through
-  return tonumber((with.shell "p=$(readlink /proc/$$/fd/1); ls -l /proc/$PPID/fd | grep -cvF \"$p\""))
+  collectgarbage()
+  return peer.descriptors()
 end
 
 -- KiB of address space and of memory in use.

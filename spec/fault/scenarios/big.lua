@@ -16,7 +16,7 @@ for _, address in ipairs { "pipe", "unix" } do
     else
       assert(not got or fault.failed(ok, got, message), "sent behind a rest")
     end
-    text = nil
+    text = nil -- luacheck: ignore
     collectgarbage()
     fault.equal(fault.call(r, "recv", 5), i .. big, "recv")
     fault.equal(fault.call(w, "flush", 5), true, "flush")

@@ -18,7 +18,7 @@ for size = 1, #bytes, 701 do
       fault.failed(ok, result)
       result, message, errno = decoder:get()
       if result == nil and errno == ipc.errno.EBADMSG then
-        fault.equal(errno, ipc.errno.EBADMSG, message)
+        assert(message)
         decoder:close()
         decoder = fresh()
         decoder:feed(bytes)

@@ -271,7 +271,7 @@ describe("the module:", function()
     local exported = {}
     for _, line in ipairs(names("nm -D --defined-only " .. with.quote(core))) do
       local name = line:match " [TDBRVW] ([%w_]+)"
-      if name and not name:match "^ipc_" and not name:match "san" and not name:match "^__" then
+      if name and not name:match "^ipc_" and not name:match "san" and not name:match "^_" then
         exported[#exported + 1] = name
       end
     end

@@ -52,6 +52,10 @@ int ipc_os_process(pid_t pid);
 /* Sends a signal to our child; `fd` is its descriptor or -1. */
 int ipc_os_kill(pid_t pid, int fd, int signal);
 
+/* Large blocks will be taken and given back often: the allocator should not
+ * return each to the system, to be faulted in again. Once is enough. */
+void ipc_os_expect_large(void);
+
 /* A nameless file in memory, close-on-exec; ENOSYS where there is none. */
 int ipc_os_memory_file(int *fd);
 

@@ -6,9 +6,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -125,6 +127,22 @@ int ipc_os_kill(pid_t pid, int fd, int signal) {
   if (fd >= 0)
     return syscall(SYS_pidfd_send_signal, fd, signal, NULL, 0) ? errno : 0;
   return kill(pid, signal) ? errno : 0;
+}
+
+/* A megabyte that is mapped anew for every message costs more than copying it.
+ * mallopt(3): up to 32 MiB come from the heap, of which 64 MiB unused are kept.
+ * Whoever tuned malloc by the environment knows better. */
+void ipc_os_expect_large(void) {
+#ifdef __GLIBC__
+  static atomic_bool done;
+  if (atomic_exchange_explicit(&done, true, memory_order_relaxed))
+    return;
+  if (getenv("MALLOC_MMAP_THRESHOLD_") || getenv("MALLOC_TRIM_THRESHOLD_") ||
+      getenv("GLIBC_TUNABLES") || ipc_os_without("mallopt"))
+    return;
+  (void)mallopt(M_MMAP_THRESHOLD, 32 << 20);
+  (void)mallopt(M_TRIM_THRESHOLD, 64 << 20);
+#endif
 }
 
 int ipc_os_memory_file(int *fd) {

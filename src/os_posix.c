@@ -100,6 +100,8 @@ int ipc_os_kill(pid_t pid, int fd, int signal) {
   return kill(pid, signal) ? errno : 0;
 }
 
+void ipc_os_expect_large(void) {}
+
 int ipc_os_memory_file(int *fd) {
   (void)fd;
   return ENOSYS;

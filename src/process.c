@@ -401,13 +401,18 @@ static int process_fork(lua_State *L) {
     close(b.life[1]);
   b.life[1] = -1;
   int ended = b.life[0];
-  if (pid > 0 && ended < 0 && (ended = ipc_os_process(pid)) < 0) {
-    err = errno; /* nothing to wait for its end on: rather no child */
+  bool lost = false;
+  if (pid > 0 && ended < 0) {
+    ended = ipc_os_process(pid);
+    lost = ended < 0 && errno != ESRCH; /* ended, and SIGCHLD is ignored */
+  }
+  if (lost) { /* nothing to wait for its end on: rather no child */
+    err = errno;
     (void)kill(pid, SIGKILL);
     while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
       continue;
   }
-  if (pid < 0 || ended < 0) {
+  if (pid < 0 || lost) {
     for (Handle *h = p->f.c.h.state->handles; h; h = h->next)
       h->kept = false;
     birth_close(&b);

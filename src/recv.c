@@ -12,12 +12,16 @@
 #include "chan.h"
 #include "ipc.h"
 #include "msgpack.h"
+#include "os.h"
 
 /***
  * @submodule ipc.channel
  */
 
-enum { RECV_DECODE = 2048 }; /* bytes decoded off the C stack */
+enum {
+  RECV_DECODE = 2048,     /* bytes decoded off the C stack */
+  RECV_LARGE = 128 << 10 /* bytes that malloc maps by themselves */
+};
 
 /* ---------------------------------------------------------------- receive */
 
@@ -66,6 +70,8 @@ static int recv_error(lua_State *L, Chan *self, const char *call, int err,
 
 /* The message just copied to Lua is taken. */
 static void recv_took(Chan *c, size_t size) {
+  if (size >= RECV_LARGE)
+    ipc_os_expect_large();
   c->ops->took(c, size);
   c->serial++;
   c->received++;

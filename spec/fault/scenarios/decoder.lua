@@ -13,9 +13,10 @@ for size = 1, #bytes, 701 do
   local got
   for at = 1, #bytes, size do
     fault.equal(fault.sure(decoder.feed, decoder, bytes:sub(at, at + size - 1)), true, "feed")
-    local ok, result, message, errno = fault.try(decoder.get, decoder)
+    local ok, result, message = fault.try(decoder.get, decoder)
     if not ok then
       fault.failed(ok, result)
+      local errno
       result, message, errno = decoder:get()
       if result == nil and errno == ipc.errno.EBADMSG then
         assert(message)

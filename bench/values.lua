@@ -21,9 +21,11 @@ end
 
 local function program_of()
   local program = os.tmpname()
-  local flags = "-O2 -o " .. program .. " spec/values/oracle.c -lmsgpackc"
   for _, lua in ipairs { "-I/usr/include/lua5.4 -llua5.4", "-llua" } do
-    if os.execute("cc " .. flags .. " " .. lua .. " 2>/dev/null") then return program end
+    for _, library in ipairs { "-lmsgpackc", "-lmsgpack-c" } do -- by version
+      local flags = " spec/values/oracle.c " .. library .. " " .. lua .. " 2>/dev/null"
+      if os.execute("cc -O2 -o " .. program .. flags) then return program end
+    end
   end
   os.remove(program)
 end

@@ -32,6 +32,7 @@ build = {
         "src/chan.c",
         "src/core.c",
         "src/decoder.c",
+        "src/encode.c",
         "src/error.c",
         "src/frame.c",
         "src/handle.c",

@@ -51,17 +51,18 @@ enum { CHAN_LIMIT = 64 << 20 }; /* bytes of a message, by default */
 
 /* ------------------------------------------------------------------ rests */
 
-int ipc_chan_flush(Chan *c) {
+int ipc_chan_flush(lua_State *L, Chan *c) {
   if (c->rest.link) {
     int err = c->ops->flush(c);
     if (err)
       return err;
   }
-  if (c->shutting) {
-    c->shutting = false;
-    return c->ops->shutdown(c);
-  }
-  return 0;
+  /* The last task that waits to send ends the sending when it has left. */
+  if (!c->shutting || ipc_waiter_any(&c->h, IPC_WRITE))
+    return 0;
+  c->shutting = false;
+  ipc_wake(L, &c->h);
+  return c->ops->shutdown(c);
 }
 
 void ipc_chan_set_rest(Chan *c, const char *head, size_t headed,
@@ -85,6 +86,7 @@ void ipc_chan_end_rest(Chan *c, int err) {
   if (err) {
     c->lost += c->rest.size + c->rest.headed;
     c->failed = err;
+    c->failed_serial = c->rest.serial;
   }
   *c->rest.link = c->rest.next;
   if (c->rest.next)
@@ -162,8 +164,8 @@ int ipc_chan_errno(int err) {
 /* ---------------------------------------------------------- the end of it */
 
 /* Slot 2: the deadline. */
-static int close_done(lua_State *L, Handle *h, int err) {
-  Chan *self = (Chan *)h, *c = self->writer;
+int ipc_chan_closed(lua_State *L, Chan *self, int err) {
+  Chan *c = self->writer;
   size_t unsent = 0;
   if (c) {
     ipc_chan_end_rest(c, err);
@@ -172,7 +174,9 @@ static int close_done(lua_State *L, Handle *h, int err) {
       err = c->failed ? c->failed : EPIPE;
     c->lost = 0;
   }
-  ipc_handle_close(L, h);
+  for (int want = IPC_READ; want <= IPC_WRITE; want <<= 1)
+    ipc_handle_close(L, ipc_handle_part(&self->h, want));
+  ipc_handle_close(L, &self->h);
   if (unsent == 0)
     return lua_pushboolean(L, 1), 1;
   char text[40];
@@ -183,21 +187,25 @@ static int close_done(lua_State *L, Handle *h, int err) {
   return 3;
 }
 
+static int close_failed(lua_State *L, Handle *h, int err) {
+  return ipc_chan_closed(L, (Chan *)h, err);
+}
+
 static int close_attempt(lua_State *L, Handle *h) {
   Chan *self = (Chan *)h, *c = self->writer;
   if (!h->open || h->leaving) /* another task closed it meanwhile */
     return lua_pushboolean(L, 1), 1;
-  int err = c && c->h.open ? ipc_chan_flush(c) : 0;
-  return err == EAGAIN ? -IPC_WRITE : close_done(L, h, err);
+  int err = c && c->h.open ? ipc_chan_flush(L, c) : 0;
+  return err == EAGAIN ? -IPC_WRITE : ipc_chan_closed(L, self, err);
 }
 
-const Op ipc_chan_close_op = {.name = "close",
-                              .attempt = close_attempt,
-                              .failed = close_done,
-                              .want = IPC_WRITE,
-                              .deadline = 2,
-                              .top = 2,
-                              .closing = true};
+static const Op close_op = {.name = "close",
+                            .attempt = close_attempt,
+                            .failed = close_failed,
+                            .want = IPC_WRITE,
+                            .deadline = 2,
+                            .top = 2,
+                            .closing = true};
 
 /***
 Closes the channel; also what `<close>` does. Accepted messages are written
@@ -216,9 +224,10 @@ static int chan_close(lua_State *L) {
     return lua_pushboolean(L, 1), 1;
   }
   h->closing = true;
-  ipc_wake(L, h);
+  for (int want = IPC_READ; want <= IPC_WRITE; want <<= 1)
+    ipc_wake(L, ipc_handle_part(h, want));
   lua_pushnumber(L, (lua_Number)self->linger / 1e9);
-  return ipc_run(L, &ipc_chan_close_op);
+  return ipc_run(L, &close_op);
 }
 
 /***
@@ -232,7 +241,8 @@ static int chan_shutdown(lua_State *L) {
     return ipc_handle_refuse(L, &self->h, "shutdown");
   if (!c->shut) {
     c->shut = c->shutting = true;
-    int err = ipc_chan_flush(c);
+    ipc_wake(L, &c->h);
+    int err = ipc_chan_flush(L, c);
     if (err && err != EAGAIN && ipc_chan_errno(err) != EPIPE)
       return ipc_fail(L, self->h.ops->type, "shutdown", err, NULL);
   }
@@ -304,7 +314,9 @@ static int chan_dup(lua_State *L) {
   Chan *c = ipc_chan_self(L);
   if (!ipc_handle_usable(&c->h))
     return ipc_handle_refuse(L, &c->h, "dup");
-  int err = c->rest.link ? EBUSY : c->ops->dup(L, c);
+  int err = ENOTSUP;
+  if (c->h.moves)
+    err = c->rest.link ? EBUSY : c->ops->dup(L, c);
   if (err == EBUSY)
     return ipc_fail(L, c->h.ops->type, "dup", err, "bytes are on their way");
   return err ? ipc_fail(L, c->h.ops->type, "dup", err, NULL) : 1;
@@ -374,25 +386,49 @@ static int duplex_ready(Handle *h, int want, bool ask_kernel) {
   return part->h.ops->ready(&part->h, want, ask_kernel);
 }
 
-static void duplex_close(Handle *h, How how) {
-  Chan *c = (Chan *)h;
-  if (how == IPC_DROP) /* each part has a finaliser of its own */
-    return;
-  ipc_handle_release(&c->reader->h, how);
-  ipc_handle_release(&c->writer->h, how);
-}
+/* The parts are handles of their own: close has closed them, and whatever else
+ * releases handles finds them by itself. */
+static void duplex_close(Handle *h, How how) { (void)h, (void)how; }
 
 static const HandleOps duplex_handle = {.type = "ipc.duplex",
                                         .descriptor = duplex_descriptor,
                                         .ready = duplex_ready,
                                         .close = duplex_close};
 
-static int duplex_dup(lua_State *L, Chan *c) {
-  (void)L, (void)c;
-  return ENOTSUP;
-}
+static int duplex_dup(lua_State *L, Chan *c);
 
 static const ChanOps duplex_chan = {.dup = duplex_dup};
+
+/* The two parts are on top of the stack; the duplex takes their place. */
+static Chan *duplex_push(lua_State *L, Chan *reader, Chan *writer) {
+  Chan *c = ipc_chan_new(L, sizeof *c, &duplex_handle, &duplex_chan, 0);
+  c->reader = reader;
+  c->writer = writer;
+  c->stream = reader->stream;
+  c->tagged = reader->tagged && writer->tagged;
+  c->timeout = reader->timeout;
+  c->linger = writer->linger;
+  lua_insert(L, -3);
+  lua_setiuservalue(L, -3, IPC_UV_WRITER);
+  lua_setiuservalue(L, -2, IPC_UV_READER);
+  ipc_handle_open(&c->h);
+  return c;
+}
+
+static int duplex_dup(lua_State *L, Chan *c) {
+  int err = c->reader->ops->dup(L, c->reader);
+  if (err)
+    return err;
+  Chan *reader = lua_touserdata(L, -1);
+  err = c->writer->rest.link ? EBUSY : c->writer->ops->dup(L, c->writer);
+  if (err) {
+    ipc_handle_release(&reader->h, IPC_DROP);
+    lua_pop(L, 1);
+    return err;
+  }
+  duplex_push(L, reader, lua_touserdata(L, -1));
+  return 0;
+}
 
 /***
 Makes one channel of two: receives on the first, sends on the second, closes
@@ -415,18 +451,7 @@ static int chan_duplex(lua_State *L) {
   luaL_argcheck(L, part[0]->reader == part[0], 1, "this end only sends");
   luaL_argcheck(L, part[1]->writer == part[1], 2, "this end only receives");
   lua_settop(L, 2);
-  Chan *c = ipc_chan_new(L, sizeof *c, &duplex_handle, &duplex_chan, 0);
-  c->reader = part[0];
-  c->writer = part[1];
-  c->stream = part[0]->stream;
-  c->tagged = part[0]->tagged && part[1]->tagged;
-  c->timeout = part[0]->timeout;
-  c->linger = part[1]->linger;
-  lua_pushvalue(L, 1);
-  lua_setiuservalue(L, 3, IPC_UV_READER);
-  lua_pushvalue(L, 2);
-  lua_setiuservalue(L, 3, IPC_UV_WRITER);
-  ipc_handle_open(&c->h);
+  duplex_push(L, part[0], part[1]);
   return 1;
 }
 

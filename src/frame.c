@@ -162,7 +162,8 @@ static int frame_read(Chan *c, size_t size, bool line, Message *m) {
     }
     if (whole)
       return 0;
-    f->scanned = have;
+    if (line)
+      f->scanned = have;
     int err = frame_fill(f, size == SIZE_MAX ? have + FRAME_AHEAD : size);
     if (err == EPIPE && (line ? have > 0 : size == SIZE_MAX)) {
       /* The last line needs no end, "a" takes what there is: where it is now,
@@ -286,7 +287,9 @@ static int frame_sendmany(Chan *c, const Message *m, size_t count,
     size_t n = 0, left = 0, put = 0;
     b->size = 0;
     while (*sent + n < count && first[n].size <= FRAME_COPY &&
-           b->size < FRAME_BATCH) {
+           b->size < FRAME_BATCH &&
+           (n == 0 || f->atomic == 0 ||
+            b->size + headed + first[n].size <= f->atomic)) {
       if (ipc_buffer_reserve(b, headed + first[n].size))
         break;
       if (headed)
@@ -344,6 +347,8 @@ int ipc_frame_dup(lua_State *L, Chan *c) {
   g->packets = f->packets;
   g->rfd = g->wfd = -1;
   g->limited = f->limited;
+  /* From now on there may be several writers. */
+  f->atomic = g->atomic = f->io->atomic;
   g->lead = f->lead;
   g->c.timeout = c->timeout;
   g->c.linger = c->linger;
@@ -396,7 +401,7 @@ int ipc_frame_ready(Handle *h, int want, bool ask_kernel) {
   Framed *f = (Framed *)h;
   Chan *c = &f->c;
   if (want == IPC_WRITE) {
-    if (c->shut || c->failed)
+    if (c->failed || (c->shut && !c->rest.link))
       return EPIPE;
     if (!ask_kernel)
       return EAGAIN;
@@ -428,7 +433,7 @@ void ipc_frame_close(Handle *h, How how) {
   Chan *c = &f->c;
   /* Accepted bytes get their last chance; nobody waits for it. */
   (void)how;
-  if (c->rest.link && h->generation == ipc_generation && !h->moved)
+  if (c->rest.link && !h->foreign)
     (void)frame_flush(c);
   ipc_chan_end_rest(c, 0);
   ipc_buffer_free(&f->in);

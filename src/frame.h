@@ -14,6 +14,7 @@ typedef struct StreamOps {
   int (*read)(int fd, void *bytes, size_t room, size_t *got); /* *got 0: end */
   int (*write)(int fd, const struct iovec *iov, int count, size_t *put);
   int (*shutdown)(int fd); /* NULL: closing the descriptor does it */
+  size_t atomic; /* bytes that one write keeps together among writers; 0 */
 } StreamOps;
 
 /* The base of a room's handle. The room sets the descriptors (-1: none; equal
@@ -26,6 +27,7 @@ typedef struct Framed {
   Buffer in;      /* read ahead */
   size_t at;      /* bytes of it taken */
   size_t scanned; /* bytes behind `at` known to hold no line's end */
+  size_t atomic;  /* io->atomic once the end was duplicated; 0 */
   bool limited;   /* maxsize was set: it bounds lines too */
   bool whole;     /* packets: one is in `in`, perhaps an empty one */
   uint8_t lead;   /* packets: bytes in front of each message */

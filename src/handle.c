@@ -134,11 +134,18 @@ int ipc_handle_refuse(lua_State *L, const Handle *h, const char *call) {
 
 /* -------------------------------------------------- methods every one has */
 
-/* What the bare handle is polled for: receiving where it can. */
-static int handle_interest(const Handle *h) {
+int ipc_handle_interest(const Handle *h) {
   if (!h->channel)
     return IPC_ENDED;
   return ((const Chan *)h)->reader ? IPC_READ : IPC_WRITE;
+}
+
+Handle *ipc_handle_part(Handle *h, int want) {
+  Chan *c = (Chan *)h;
+  if (!h->channel || want == IPC_ENDED)
+    return h;
+  Chan *part = want == IPC_WRITE ? c->writer : c->reader;
+  return part ? &part->h : h;
 }
 
 /***
@@ -153,7 +160,7 @@ static int handle_pollfd(lua_State *L) {
   Handle *h = ipc_handle_self(L);
   if (!ipc_handle_usable(h))
     return luaL_pushfail(L), 1;
-  int fd = h->ops->descriptor(h, handle_interest(h));
+  int fd = h->ops->descriptor(h, ipc_handle_interest(h));
   if (fd < 0)
     return luaL_pushfail(L), 1;
   lua_pushinteger(L, fd);
@@ -167,7 +174,7 @@ What to poll `pollfd()` for: `"r"` or `"w"`, as cqueues(3) wants it.
 */
 static int handle_events(lua_State *L) {
   Handle *h = ipc_handle_self(L);
-  lua_pushstring(L, handle_interest(h) == IPC_WRITE ? "w" : "r");
+  lua_pushstring(L, ipc_handle_interest(h) == IPC_WRITE ? "w" : "r");
   return 1;
 }
 
@@ -180,7 +187,7 @@ message has been read ahead or the handle is closed, else nil.
 static int handle_timeout(lua_State *L) {
   Handle *h = ipc_handle_self(L);
   if (ipc_handle_usable(h) &&
-      h->ops->ready(h, handle_interest(h), false) == EAGAIN)
+      h->ops->ready(h, ipc_handle_interest(h), false) == EAGAIN)
     return lua_pushnil(L), 1;
   lua_pushnumber(L, 0);
   return 1;
@@ -194,7 +201,7 @@ static int handle_tostring(lua_State *L) {
     lua_pushfstring(L, "%s (closed)", h ? h->ops->type : "ipc");
   else
     lua_pushfstring(L, "%s (%d)", h->ops->type,
-                    h->ops->descriptor(h, handle_interest(h)));
+                    h->ops->descriptor(h, ipc_handle_interest(h)));
   return 1;
 }
 
@@ -270,6 +277,14 @@ static int state_gc(lua_State *L) {
   ipc_buffer_free(&S->scratch);
   ipc_buffer_free(&S->polls);
   return 0;
+}
+
+void ipc_states_drop(const State *but) {
+  ipc_os_lock();
+  for (State *S = states; S; S = S->next)
+    if (S != but)
+      ipc_state_release(S, IPC_DROP);
+  ipc_os_unlock();
 }
 
 /* The end of the program without lua_close: os.exit(). Other threads may still

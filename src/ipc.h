@@ -114,6 +114,12 @@ Handle *ipc_handle_at(lua_State *L, int index);
 /* Pushes nil, message, errno for a handle that is not usable. */
 int ipc_handle_refuse(lua_State *L, const Handle *h, const char *call);
 
+/* What waits for `want` on h polls and queues at: a duplex's part, or h. */
+Handle *ipc_handle_part(Handle *h, int want);
+
+/* What a bare handle is polled for: receiving where it can. */
+int ipc_handle_interest(const Handle *h);
+
 /* Makes the metatable of `ops`: the methods every handle has, then `methods`
  * (their upvalue 1 is the metatable). Leaves it on the stack. */
 void ipc_handle_type(lua_State *L, const HandleOps *ops,
@@ -144,6 +150,7 @@ struct State {
   State *next;        /* among the process's states, for its end */
   pthread_t thread;   /* that opened it */
   bool scheduled;     /* a scheduler is registered */
+  lua_Hook hook;      /* what the main coroutine had when it last ran a call */
 };
 
 State *ipc_state(lua_State *L);
@@ -153,6 +160,9 @@ void ipc_state_open(lua_State *L);
 
 /* Closes every open handle of S except those `kept`. */
 void ipc_state_release(State *S, How how);
+
+/* In a child: drops the handles of the process's other states. */
+void ipc_states_drop(const State *but);
 
 /* ---------------------------------------------------------------- errors */
 
@@ -216,7 +226,7 @@ int ipc_deadline(lua_State *L, int index, Nanos otherwise, Nanos *deadline);
 int ipc_sleep(State *S, size_t count, Nanos deadline);
 
 /* Writes what can be written of accepted messages, of all channels. */
-void ipc_flush_rests(State *S);
+void ipc_flush_rests(lua_State *L, State *S);
 
 /* Lets a debug hook run that a signal handler has set (Ctrl-C), on this
  * coroutine; EINTR when the main one has another hook than it `was`, else 0.
@@ -227,23 +237,24 @@ int ipc_run_hooks(lua_State *L, State *S, lua_Hook was, lua_KContext context,
 /* Whether the running coroutine is a task that may yield. */
 bool ipc_in_task(lua_State *L, State *S);
 
-/* Pushes an object the scheduler can poll: pollfd, events, timeout. */
-Waiter *ipc_waiter_push(lua_State *L, int handle, int want, Nanos deadline);
+/* Pushes an object the scheduler can poll (pollfd, events, timeout), a
+ * to-be-closed value; with a handle it stands in its queue. */
+Waiter *ipc_waiter_open(lua_State *L, Handle *h, int want, bool closing);
 
-/* The waiter at `index`, or NULL. */
-Waiter *ipc_waiter_at(lua_State *L, int index);
+/* Pushes another that belongs to the one in `slot`: it watches h, without a
+ * place in the queue. */
+void ipc_waiter_add(lua_State *L, int slot, Handle *h, int want);
+
+/* After a suspension: the added ones leave. May run Lua. */
+void ipc_waiter_settle(lua_State *L, int slot);
 
 /* Whether it is its turn to try. */
 bool ipc_waiter_turn(Waiter *w);
 
-/* The first task that stands in the queue for `want`, or NULL. */
+/* The first task that stands in the queue for `want`, or NULL; whether any
+ * task waits or watches for it. */
 Waiter *ipc_waiter_first(const Handle *h, int want);
-
-/* Takes the waiter out of the queue of its handle. */
-void ipc_waiter_leave(lua_State *L, Waiter *w);
-
-/* Makes it one that watches without standing in the queue. */
-void ipc_waiter_watch(Waiter *w);
+bool ipc_waiter_any(const Handle *h, int want);
 
 /* Makes the tasks that wait on h look again: its descriptor is about to go, or
  * what they wait for has been read ahead. May raise. */
@@ -256,10 +267,11 @@ void ipc_wake_next(lua_State *L, Handle *h, int want);
 /* The handle is going: nobody waits on it any more. */
 void ipc_waiters_forget(Handle *h);
 
-/* Calls the scheduler's wait with the `count` objects on top (and with those
- * of pending rests) for `results` of the ready ones, going on in `again`. */
-void ipc_suspend(lua_State *L, int count, int results, lua_KContext context,
-                 lua_KFunction again);
+/* Calls the scheduler's wait with the `count` objects on top, the waiter in
+ * `slot` and those of pending rests, for `results` of the ready ones, going on
+ * in `again`. */
+void ipc_suspend(lua_State *L, int slot, int count, Nanos deadline,
+                 int results, lua_KContext context, lua_KFunction again);
 
 /* Whether it is worth retrying instead of sleeping, until *until. */
 bool ipc_spin_start(Spin *spin, Nanos now, Nanos deadline, Nanos *until);
@@ -340,6 +352,7 @@ struct Chan {
   bool shutting; /* and waits for the rest */
   bool tagged;
   uint32_t serial; /* counts messages taken: has one gone while Lua ran? */
+  uint32_t failed_serial; /* the rest that `failed` ended */
   size_t lost;     /* accepted bytes that had to be dropped */
   uint64_t sent, received, bytes_out, bytes_in, sleeps;
   Rest rest;
@@ -362,15 +375,18 @@ void *ipc_chan_new(lua_State *L, size_t size, const HandleOps *h,
 void ipc_chan_type(lua_State *L, const HandleOps *ops,
                    const luaL_Reg *methods);
 
-/* Goes on with the rest of an accepted message; 0 when there is none. */
-int ipc_chan_flush(Chan *c);
+/* Goes on with the rest of an accepted message, then with a shutdown that
+ * waited for it; 0 when there is none. May run Lua. */
+int ipc_chan_flush(lua_State *L, Chan *c);
 /* Notes what of a message is not out yet. */
 void ipc_chan_set_rest(Chan *c, const char *head, size_t headed,
                        const char *bytes, size_t size);
 /* Forgets it; `err`: it was lost by that. */
 void ipc_chan_end_rest(Chan *c, int err);
 
-extern const Op ipc_chan_close_op;
+/* Ends the handle in slot 1: its rest is dropped if `err`. Pushes true, or
+ * nil, "N bytes unsent", errno. */
+int ipc_chan_closed(lua_State *L, Chan *self, int err);
 
 void ipc_chan_open(lua_State *L);
 

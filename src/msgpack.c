@@ -42,8 +42,6 @@ typedef struct Ext {
   char bytes[]; /* a byte more than size, so that it is never empty */
 } Ext;
 
-int ipc_value_too_long(uint64_t size) { return size > UINT32_MAX; }
-
 /* --- extension values --- */
 
 void ipc_ext_push(lua_State *L, int type, const char *bytes, size_t size) {

@@ -1,7 +1,7 @@
 /* Values to bytes and back: MessagePack over lua_State. What channels need of
  * it; the Lua functions (ipc.pack, ipc.unpack, ipc.decoder, ...) are its own.
- * pack.c encodes, unpack.c decodes (decoder.c in pieces), msgpack.c has what
- * they share. */
+ * encode.c encodes (ipc.pack is in pack.c), unpack.c decodes (decoder.c in
+ * pieces), msgpack.c has what they share. */
 #ifndef IPC_MSGPACK_H
 #define IPC_MSGPACK_H
 
@@ -66,7 +66,9 @@ int ipc_decoder_feed(lua_State *L, int index, const char *bytes, size_t size,
 
 /* Is a string or ext of this many bytes more than MessagePack can say? A
  * function, so that 32-bit compilers do not call it constant. */
-int ipc_value_too_long(uint64_t size);
+static inline int ipc_value_too_long(uint64_t size) {
+  return size > UINT32_MAX;
+}
 
 /* Extension values: immutable userdata of a type (-128..127) and bytes. */
 void ipc_ext_push(lua_State *L, int type, const char *bytes, size_t size);

@@ -32,6 +32,8 @@ static bool option_known(const char *name, const char *const names[]) {
   return false;
 }
 
+static void option_check_common(lua_State *L, int index);
+
 void ipc_options(lua_State *L, int index, const char *const names[]) {
   if (lua_isnoneornil(L, index))
     return;
@@ -45,6 +47,7 @@ void ipc_options(lua_State *L, int index, const char *const names[]) {
     if (!option_known(name, names) && !option_known(name, option_common))
       luaL_argerror(L, index, lua_pushfstring(L, "unknown option '%s'", name));
   }
+  option_check_common(L, index);
 }
 
 /* Pushes the option; its type, LUA_TNIL when absent. */
@@ -135,4 +138,21 @@ int ipc_option_choice(lua_State *L, int index, const char *name,
   }
   lua_pop(L, 1);
   return choice;
+}
+
+/* Those of named things are checked where there is no name, too. */
+static void option_check_common(lua_State *L, int index) {
+  int type = option_get(L, index, "create");
+  if (type == LUA_TSTRING ? strcmp(lua_tostring(L, -1), "new") != 0
+                          : type != LUA_TNIL && type != LUA_TBOOLEAN)
+    option_error(L, index, "create", "boolean or \"new\"");
+  type = option_get(L, index, "permissions");
+  if (type != LUA_TNIL && type != LUA_TSTRING)
+    option_error(L, index, "permissions", "string");
+  lua_pop(L, 2);
+  if (option_get(L, index, "retry") != LUA_TBOOLEAN)
+    (void)ipc_option_time(L, index, "retry", 0);
+  lua_pop(L, 1);
+  (void)ipc_option_flag(L, index, "temporary", false);
+  (void)ipc_option_flag(L, index, "keepalive", false);
 }

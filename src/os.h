@@ -24,7 +24,8 @@ int ipc_os_pipe(int fd[2], bool packets);
  * want 0 only tells. */
 int ipc_os_capacity(int fd, size_t want, size_t *got);
 
-/* Two connected unix sockets, close-on-exec, non-blocking. */
+/* Two connected unix sockets, close-on-exec, non-blocking (ENOTSUP where the
+ * system has none of that type). */
 int ipc_os_socketpair(int type, int fd[2]);
 
 /* Makes a packet socket tell an empty packet from the end. */
@@ -59,6 +60,10 @@ void ipc_os_expect_large(void);
 /* A nameless file in memory, close-on-exec; ENOSYS where there is none. */
 int ipc_os_memory_file(int *fd);
 
+/* With this, recvmsg(2) tells the whole length of a packet that it cut; 0 where
+ * the system never does. */
+extern const int ipc_os_whole_length;
+
 /* Lets a packet socket carry messages of `want` bytes (0: as it is); *got is
  * the most it carries then. */
 int ipc_os_packet_room(int fd, size_t want, size_t *got);
@@ -81,8 +86,11 @@ int ipc_os_send(int fd, const struct iovec *iov, int count, size_t *put);
 /* The peer sees the end after what was sent. */
 int ipc_os_end_sending(int fd);
 
-/* One packet. *end: there will be no more. EMSGSIZE: it had *got bytes, more
- * than `room`, and is gone. */
+/* The peer's sending answers closed. */
+int ipc_os_end_receiving(int fd);
+
+/* One packet. *end: there will be no more. EMSGSIZE: it had *got bytes, or at
+ * least that many, more than `room`, and is gone. */
 int ipc_os_receive_packet(int fd, void *bytes, size_t room, size_t *got,
                           bool *end);
 

@@ -152,6 +152,8 @@ int ipc_os_memory_file(int *fd) {
   return *fd < 0 ? errno : 0;
 }
 
+const int ipc_os_whole_length = MSG_TRUNC;
+
 /* af_unix refuses a packet longer than SO_SNDBUF less 32 bytes; the value read
  * back is twice what was set. */
 int ipc_os_packet_room(int fd, size_t want, size_t *got) {

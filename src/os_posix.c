@@ -31,6 +31,11 @@ static int posix_prepare(const int fd[2]) {
     int on = 1;
     (void)setsockopt(fd[i], SOL_SOCKET, SO_NOSIGPIPE, &on, sizeof on);
 #endif
+#ifdef F_SETNOSIGPIPE
+    /* macOS and NetBSD send the signal to the process: any thread may get it,
+     * whatever the writing one blocks. */
+    (void)fcntl(fd[i], F_SETNOSIGPIPE, 1);
+#endif
   }
   if (err) {
     close(fd[0]);
@@ -52,7 +57,9 @@ int ipc_os_capacity(int fd, size_t want, size_t *got) {
 }
 
 int ipc_os_socketpair(int type, int fd[2]) {
-  return socketpair(AF_UNIX, type, 0, fd) ? errno : posix_prepare(fd);
+  if (socketpair(AF_UNIX, type, 0, fd)) /* macOS has no seqpacket */
+    return errno == EPROTONOSUPPORT ? ENOTSUP : errno;
+  return posix_prepare(fd);
 }
 
 int ipc_os_mark_packets(int fd) {
@@ -106,6 +113,9 @@ int ipc_os_memory_file(int *fd) {
   (void)fd;
   return ENOSYS;
 }
+
+/* The BSDs hand MSG_TRUNC back among the flags whenever it was asked for. */
+const int ipc_os_whole_length = 0;
 
 int ipc_os_packet_room(int fd, size_t want, size_t *got) {
   int room = want > INT32_MAX ? INT32_MAX : (int)want;

@@ -19,7 +19,10 @@
 #include "os.h"
 
 #ifndef MSG_NOSIGNAL
-#define MSG_NOSIGNAL 0 /* SO_NOSIGPIPE is set on the sockets instead */
+#define MSG_NOSIGNAL 0 /* macOS: SO_NOSIGPIPE is set on the sockets instead */
+#endif
+#ifndef RTLD_NOLOAD
+#define RTLD_NOLOAD 0 /* older OpenBSD: what is loaded is found again */
 #endif
 
 bool ipc_os_without(const char *feature) {
@@ -75,7 +78,7 @@ int ipc_os_send(int fd, const struct iovec *iov, int count, size_t *put) {
     struct msghdr m;
     memset(&m, 0, sizeof m);
     m.msg_iov = (struct iovec *)(uintptr_t)iov;
-    m.msg_iovlen = (size_t)count;
+    m.msg_iovlen = (__typeof__(m.msg_iovlen))count; /* size_t or an int */
     n = sendmsg(fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL);
   }
   if (n < 0)
@@ -86,6 +89,10 @@ int ipc_os_send(int fd, const struct iovec *iov, int count, size_t *put) {
 
 int ipc_os_end_sending(int fd) {
   return shutdown(fd, SHUT_WR) && errno != ENOTCONN ? errno : 0;
+}
+
+int ipc_os_end_receiving(int fd) {
+  return shutdown(fd, SHUT_RD) && errno != ENOTCONN ? errno : 0;
 }
 
 /* An empty packet and the end both read as 0 bytes; only a packet comes with
@@ -99,12 +106,16 @@ int ipc_os_receive_packet(int fd, void *bytes, size_t room, size_t *got,
   memset(&m, 0, sizeof m);
   m.msg_iov = &iov;
   m.msg_iovlen = 1;
-  ssize_t n = recvmsg(fd, &m, MSG_DONTWAIT | MSG_TRUNC);
+  ssize_t n = recvmsg(fd, &m, MSG_DONTWAIT | ipc_os_whole_length);
   if (n < 0)
     return unix_error();
   *got = (size_t)n;
   *end = n == 0 && !(m.msg_flags & MSG_CTRUNC);
-  return m.msg_flags & MSG_TRUNC ? EMSGSIZE : 0;
+  if (!(m.msg_flags & MSG_TRUNC))
+    return 0;
+  if (*got <= room)
+    *got = room + 1;
+  return EMSGSIZE;
 }
 
 /* Where no flag suppresses the signal: it is blocked around the write, and one
@@ -188,6 +199,7 @@ typedef struct Orphan {
 } Orphan;
 
 static Orphan *orphans;
+static atomic_bool orphaned; /* there are some */
 
 void ipc_os_orphan(pid_t pid) {
   int status;
@@ -200,10 +212,13 @@ void ipc_os_orphan(pid_t pid) {
   ipc_os_lock();
   o->next = orphans;
   orphans = o;
+  atomic_store_explicit(&orphaned, true, memory_order_relaxed);
   ipc_os_unlock();
 }
 
 void ipc_os_sweep(void) {
+  if (!atomic_load_explicit(&orphaned, memory_order_relaxed))
+    return;
   ipc_os_lock();
   for (Orphan **at = &orphans, *o; (o = *at);) {
     int status;
@@ -214,6 +229,7 @@ void ipc_os_sweep(void) {
       free(o);
     }
   }
+  atomic_store_explicit(&orphaned, orphans != NULL, memory_order_relaxed);
   ipc_os_unlock();
 }
 

@@ -32,6 +32,8 @@ static int packet_recv(Chan *c, Message *m) {
     if (err)
       return err;
     err = f->packets->receive(f->rfd, f->in.bytes, room, &got, &end);
+    if (err == ECONNRESET) /* told once, before what was sent: unix(7) */
+      err = f->packets->receive(f->rfd, f->in.bytes, room, &got, &end);
     if (err == ECONNRESET || (!err && end))
       return c->ended = EPIPE;
     m->size = got > f->lead ? got - f->lead : 0;

@@ -23,8 +23,8 @@ enum {
   PIPE_CAPACITY = 1 << 30
 };
 
-static const StreamOps pipe_stream = {.read = ipc_os_read,
-                                      .write = ipc_os_write};
+static const StreamOps pipe_stream = {
+    .read = ipc_os_read, .write = ipc_os_write, .atomic = PIPE_BUF};
 
 static int pipe_receive(int fd, void *bytes, size_t room, size_t *got,
                         bool *end) {

@@ -12,8 +12,16 @@
  * @submodule ipc
  */
 
-/* Slots: 1 list, 2 timeout, 3 the Entry array; above: waiters of a task. */
-enum { POLL_LIST = 1, POLL_TIMEOUT, POLL_ENTRIES, POLL_TOP = 3 };
+/* Slots: 1 list, 2 timeout, 3 the Entry array, 4 what the entries are (the
+ * list may change while Lua runs), 5 a task's waiter. */
+enum {
+  POLL_LIST = 1,
+  POLL_TIMEOUT,
+  POLL_ENTRIES,
+  POLL_OBJECTS,
+  POLL_TOP = POLL_OBJECTS,
+  POLL_WAITER
+};
 
 typedef struct Entry {
   Handle *handle; /* NULL: foreign */
@@ -22,12 +30,6 @@ typedef struct Entry {
   Nanos due;      /* foreign: when it is ready whatever its descriptor */
   bool ready;
 } Entry;
-
-static int poll_interest(const Handle *h) {
-  if (!h->channel)
-    return IPC_ENDED;
-  return ((const Chan *)h)->reader ? IPC_READ : IPC_WRITE;
-}
 
 static int poll_wants(lua_State *L, int i, const char *events) {
   int want = 0;
@@ -79,15 +81,12 @@ static void poll_direction(lua_State *L, int i, const Entry *e) {
                                   c->reader ? "receives" : "sends"));
 }
 
-/* Entry i of the list, into *e. Raises on what cannot be polled. */
-static void poll_entry(lua_State *L, int i, Entry *e) {
-  memset(e, 0, sizeof *e);
-  e->fd = -1;
-  e->due = IPC_FOREVER;
-  lua_rawgeti(L, POLL_LIST, i);
+/* The entry on top, if it is a handle or names one: then the handle takes its
+ * place. */
+static bool poll_handle(lua_State *L, int i, Entry *e) {
   e->handle = ipc_handle_at(L, -1);
   if (e->handle) {
-    e->want = poll_interest(e->handle);
+    e->want = ipc_handle_interest(e->handle);
   } else if (lua_type(L, -1) == LUA_TTABLE) {
     lua_rawgeti(L, -1, 1);
     e->handle = ipc_handle_at(L, -1);
@@ -96,28 +95,51 @@ static void poll_entry(lua_State *L, int i, Entry *e) {
       e->want = poll_wants(L, i, lua_tostring(L, -1));
       lua_pop(L, 1);
       poll_direction(L, i, e);
+      lua_replace(L, -2);
+    } else {
+      lua_pop(L, 1);
     }
-    lua_pop(L, 1);
-  }
-  if (!e->handle) {
-    if (!poll_is_foreign(L, -1))
-      luaL_argerror(
-          L, POLL_LIST,
-          lua_pushfstring(L, "entry %d: a handle expected, got %s", i,
-                          luaL_typename(L, -1)));
-    poll_member(L, -1, "pollfd");
-    e->fd = lua_isinteger(L, -1) ? (int)lua_tointeger(L, -1) : -1;
-    lua_pop(L, 1);
-    poll_member(L, -1, "events");
-    const char *events = lua_tostring(L, -1);
-    if (events && *events)
-      e->want = poll_wants(L, i, events);
-    lua_pop(L, 1);
   }
   if (e->handle && e->handle->moved)
+    luaL_argerror(
+        L, POLL_LIST,
+        lua_pushfstring(L, "entry %d: moved to %d", i, e->handle->moved));
+  return e->handle != NULL;
+}
+
+/* What the foreign object on top wants, now. */
+static void poll_foreign(lua_State *L, int i, Entry *e) {
+  if (!poll_is_foreign(L, -1))
     luaL_argerror(L, POLL_LIST,
-                  lua_pushfstring(L, "entry %d: moved to %d", i,
-                                  e->handle->moved));
+                  lua_pushfstring(L, "entry %d: a handle expected, got %s", i,
+                                  luaL_typename(L, -1)));
+  poll_member(L, -1, "pollfd");
+  e->fd = lua_isinteger(L, -1) ? (int)lua_tointeger(L, -1) : -1;
+  lua_pop(L, 1);
+  poll_member(L, -1, "events");
+  const char *events = lua_tostring(L, -1);
+  if (events && *events)
+    e->want = poll_wants(L, i, events);
+  lua_pop(L, 1);
+  poll_member(L, -1, "timeout");
+  if (lua_type(L, -1) == LUA_TNUMBER) {
+    Nanos left = ipc_seconds(lua_tonumber(L, -1));
+    e->due = left == IPC_FOREVER ? IPC_FOREVER : ipc_now() + left;
+  }
+  lua_pop(L, 1);
+}
+
+/* Entry i of the list, into *e. Raises on what cannot be polled. */
+static void poll_entry(lua_State *L, int i, Entry *e) {
+  memset(e, 0, sizeof *e);
+  e->fd = -1;
+  e->due = IPC_FOREVER;
+  lua_rawgeti(L, POLL_LIST, i);
+  bool ours = poll_handle(L, i, e);
+  lua_pushvalue(L, -1);
+  lua_rawseti(L, POLL_OBJECTS, i);
+  if (!ours)
+    poll_foreign(L, i, e);
   lua_pop(L, 1);
 }
 
@@ -132,19 +154,6 @@ static bool poll_ready(Entry *e, bool ask_kernel) {
   return false;
 }
 
-/* When a foreign object wants to be looked at, whatever its descriptor. */
-static Nanos poll_foreign_due(lua_State *L, int i) {
-  Nanos due = IPC_FOREVER;
-  lua_rawgeti(L, POLL_LIST, i);
-  poll_member(L, -1, "timeout");
-  if (lua_type(L, -1) == LUA_TNUMBER) {
-    Nanos left = ipc_seconds(lua_tonumber(L, -1));
-    due = left == IPC_FOREVER ? IPC_FOREVER : ipc_now() + left;
-  }
-  lua_pop(L, 2);
-  return due;
-}
-
 /* Marks the foreign objects whose time has come. */
 static bool poll_due(Entry *e, int count, Nanos now) {
   bool some = false;
@@ -156,23 +165,21 @@ static bool poll_due(Entry *e, int count, Nanos now) {
 
 /* The list of ready entries, which is also a set. */
 static int poll_answer(lua_State *L, const Entry *e, int count) {
-  lua_settop(L, POLL_TOP);
   lua_newtable(L);
   int n = 0;
   for (int i = 0; i < count; i++) {
     if (!e[i].ready)
       continue;
-    lua_rawgeti(L, POLL_LIST, i + 1);
-    if (e[i].handle && lua_type(L, -1) == LUA_TTABLE) {
-      lua_rawgeti(L, -1, 1);
-      lua_replace(L, -2);
-    }
+    lua_rawgeti(L, POLL_OBJECTS, i + 1);
     lua_pushvalue(L, -1);
     lua_rawseti(L, -3, ++n);
     lua_pushboolean(L, 1);
     lua_rawset(L, -3);
-    if (e[i].handle && e[i].handle->queue) /* read ahead in looking */
-      ipc_wake_next(L, e[i].handle, IPC_READ);
+    if (e[i].handle) { /* it read ahead in looking, perhaps */
+      Handle *part = ipc_handle_part(e[i].handle, IPC_READ);
+      if (part->queue)
+        ipc_wake_next(L, part, IPC_READ);
+    }
   }
   return 1;
 }
@@ -240,49 +247,24 @@ static bool poll_retry(State *S, Entry *e, int count, Nanos until) {
 
 static int poll_again(lua_State *L, int status, lua_KContext context);
 
-/* In a task: the scheduler polls, with a waiter for each entry and want. Leaves
- * what it returns behind the slot whose number is the result. */
-static int poll_suspend(lua_State *L, const Entry *e, int count,
-                        Nanos deadline) {
-  int base = lua_gettop(L);
-  bool timed = false;
+/* In a task: the scheduler polls, with a waiter for each entry and want. What
+ * it returns is above POLL_WAITER afterwards. */
+static void poll_suspend(lua_State *L, const Entry *e, int count,
+                         Nanos deadline) {
+  if (lua_gettop(L) == POLL_TOP)
+    ipc_waiter_open(L, NULL, IPC_READ, false);
   for (int i = 0; i < count; i++) {
-    luaL_checkstack(L, 8, "too many handles");
-    lua_rawgeti(L, POLL_LIST, i + 1);
+    luaL_checkstack(L, 16, "too many handles");
     if (!e[i].handle) /* foreign: as it is */
-      continue;
-    if (lua_type(L, -1) == LUA_TTABLE) {
-      lua_rawgeti(L, -1, 1);
-      lua_replace(L, -2);
-    }
-    int handle = lua_gettop(L);
-    for (int want = IPC_READ; want <= IPC_ENDED; want <<= 1)
+      lua_rawgeti(L, POLL_OBJECTS, i + 1);
+    for (int want = IPC_READ; e[i].handle && want <= IPC_ENDED; want <<= 1)
       if (e[i].want & want)
-        ipc_waiter_watch(ipc_waiter_push(L, handle, want, deadline));
-    lua_remove(L, handle);
-    timed = true;
+        ipc_waiter_add(L, POLL_WAITER, ipc_handle_part(e[i].handle, want),
+                       want);
   }
-  if (!timed)
-    ipc_waiter_push(L, 0, IPC_READ, deadline);
-  int pushed = lua_gettop(L) - base;
-  luaL_checkstack(L, pushed + 8, "too many handles");
-  for (int i = 1; i <= pushed; i++)
-    lua_pushvalue(L, base + i);
-  ipc_suspend(L, pushed, LUA_MULTRET, base + pushed, poll_again);
-  return base + pushed;
-}
-
-/* Waiters of the last suspension, up to the slot `last`, leave their queues.
- * What the scheduler's wait returned is above them, and stays. */
-static void poll_resumed(lua_State *L, int last) {
-  for (int i = last; i > POLL_TOP; i--) {
-    Waiter *w = ipc_waiter_at(L, i);
-    if (w)
-      ipc_waiter_leave(L, w);
-    lua_remove(L, i);
-  }
-  if (last == 0)
-    lua_settop(L, POLL_TOP);
+  luaL_checkstack(L, 16, "too many handles");
+  ipc_suspend(L, POLL_WAITER, lua_gettop(L) - POLL_WAITER, deadline,
+              LUA_MULTRET, 0, poll_again);
 }
 
 /* Whether the scheduler's wait returned entry i. Only it can tell of an object
@@ -292,8 +274,8 @@ static bool poll_returned(lua_State *L, int i, const Entry *e) {
   if (e->fd >= 0)
     return false;
   int top = lua_gettop(L);
-  lua_rawgeti(L, POLL_LIST, i);
-  for (int at = POLL_TOP + 1; at <= top && !found; at++)
+  lua_rawgeti(L, POLL_OBJECTS, i);
+  for (int at = POLL_WAITER + 1; at <= top && !found; at++)
     found = lua_rawequal(L, at, -1);
   lua_pop(L, 1);
   return found;
@@ -313,14 +295,14 @@ static void poll_look(lua_State *L, Poll *p) {
   int count = (int)lua_rawlen(L, POLL_LIST);
   Entry *e = lua_newuserdatauv(L, (size_t)count * sizeof *e + 1, 0);
   lua_replace(L, POLL_ENTRIES);
+  lua_createtable(L, count, 0);
+  lua_replace(L, POLL_OBJECTS);
   *p = (Poll){e, count, 0, 0, false, true};
   if (ipc_deadline(L, POLL_TIMEOUT, IPC_FOREVER, &p->deadline))
     p->deadline = 0;
   p->first = p->deadline;
   for (int i = 0; i < count; i++) {
     poll_entry(L, i + 1, &e[i]);
-    if (!e[i].handle)
-      e[i].due = poll_foreign_due(L, i + 1);
     if (e[i].due < p->first)
       p->first = e[i].due;
   }
@@ -332,18 +314,19 @@ static void poll_look(lua_State *L, Poll *p) {
   }
 }
 
-/* The `context` is the last slot of a suspension's waiters, or 0. */
 static int poll_again(lua_State *L, int status, lua_KContext context) {
   State *S = ipc_state(L);
   lua_Hook was = lua_gethook(S->main);
-  int last = (int)context;
-  (void)status;
+  (void)status, (void)context;
   for (;;) {
     Poll p;
     Nanos until;
-    poll_resumed(L, last);
-    last = 0;
+    if (lua_gettop(L) >= POLL_WAITER)
+      ipc_waiter_settle(L, POLL_WAITER);
+    ipc_flush_rests(L, S);
     poll_look(L, &p);
+    if (lua_gettop(L) > POLL_WAITER)
+      lua_settop(L, POLL_WAITER);
     if (p.some && p.all)
       return poll_answer(L, p.entries, p.count);
     /* What the kernel has already: what is ready here does not hide it. */
@@ -356,7 +339,7 @@ static int poll_again(lua_State *L, int status, lua_KContext context) {
     if (err && err != ETIMEDOUT && err != EINTR)
       return ipc_fail(L, "ipc", "poll", err, NULL);
     if (ipc_in_task(L, S)) {
-      last = poll_suspend(L, p.entries, p.count, p.first);
+      poll_suspend(L, p.entries, p.count, p.first);
       continue;
     }
     if (ipc_spin_start(&S->spin, now, p.first, &until) &&

@@ -221,15 +221,26 @@ static bool child_report(lua_State *L, int base, bool ok, int report) {
   return child_write(report, &S->scratch);
 }
 
-/* Accepted messages leave before the child does. */
-static void child_drain(State *S) {
-  Nanos deadline = ipc_now() + IPC_SECOND;
-  ipc_flush_rests(S);
-  while (S->rests && ipc_now() < deadline) {
-    int err = ipc_sleep(S, 0, deadline);
+/* Accepted messages leave before the child does, for as long as the most
+ * patient channel lingers. False if some did not. */
+static bool child_drain(lua_State *L, State *S) {
+  Nanos linger = 0;
+  for (Chan *c = S->rests; c; c = c->rest.next)
+    if (c->linger > linger)
+      linger = c->linger;
+  Nanos deadline = linger == IPC_FOREVER ? linger : ipc_now() + linger;
+  for (;;) {
+    ipc_flush_rests(L, S);
+    if (!S->rests)
+      break;
+    int err = ipc_now() < deadline ? ipc_sleep(S, 0, deadline) : ETIMEDOUT;
     if (err && err != EINTR)
       break;
   }
+  for (Handle *h = S->handles; h; h = h->next)
+    if (h->channel && (((Chan *)h)->lost || ((Chan *)h)->rest.link))
+      return false;
+  return true;
 }
 
 static int child_adopt(lua_State *L) {
@@ -243,13 +254,13 @@ static int child_adopt(lua_State *L) {
 /* The child's whole life: function and arguments are at 1 .. n. */
 _Noreturn static void process_child(lua_State *L, int n, const Birth *b) {
   State *S = ipc_state(L);
-  S->scheduled = false; /* its tasks are the parent's */
   for (Handle *h = S->handles; h; h = h->next) {
     if (h->kept)
       h->generation = ipc_generation;
     ipc_waiters_forget(h);
   }
   ipc_state_release(S, IPC_DROP);
+  ipc_states_drop(S);
   for (Handle *h = S->handles; h; h = h->next)
     h->kept = false;
   close(b->socket[0]);
@@ -278,8 +289,13 @@ _Noreturn static void process_child(lua_State *L, int n, const Birth *b) {
       lua_pushvalue(L, 2);
     }
   }
+  if (!child_drain(L, S) && status == LUA_OK) {
+    status = LUA_ERRRUN;
+    lua_settop(L, 1);
+    lua_pushliteral(L, "bytes that were accepted could not be sent");
+    lua_pushvalue(L, -1);
+  }
   bool told = child_report(L, 1, status == LUA_OK, b->report);
-  child_drain(S);
   ipc_state_release(S, IPC_EXIT);
   fflush(NULL);
   _exit(status == LUA_OK && told ? EXIT_SUCCESS : EXIT_FAILURE);
@@ -327,6 +343,13 @@ static void fork_keep(lua_State *L, Handle *h, int extra) {
   (void)L, (void)extra;
   h->kept = h->open && h->generation == ipc_generation && !h->closing &&
             (h->moves || !h->channel);
+}
+
+/* What was accepted and is not out goes with the end. */
+static void fork_rest(lua_State *L, Handle *h, int extra) {
+  (void)L, (void)extra;
+  if (h->kept && h->moves)
+    ipc_chan_end_rest((Chan *)h, 0);
 }
 
 /* The end is in the child now: here it is no more. */
@@ -426,6 +449,7 @@ static int process_fork(lua_State *L) {
   p->pidfd = b.life[0] < 0;
   p->ended_fd = ended;
   ipc_handle_open(&p->f.c.h);
+  fork_each(L, n, fork_rest, 0); /* first: what follows may run Lua */
   fork_each(L, n, fork_moved, where);
   lua_settop(L, where - 1);
   return 1;
@@ -652,10 +676,7 @@ static int stop_done(lua_State *L, Process *p) {
   Chan *c = &p->f.c;
   if (p->reaped)
     process_outcome(L, p);
-  ipc_chan_end_rest(c, 0);
-  ipc_handle_close(L, &c->h);
-  lua_pushboolean(L, 1);
-  return 1;
+  return ipc_chan_closed(L, c, c->rest.link ? EPIPE : 0);
 }
 
 static int stop_attempt(lua_State *L, Handle *h) {
@@ -710,7 +731,8 @@ static int stop_begin(lua_State *L, Process *p, lua_Number grace, int next) {
   lua_pushinteger(L, next);
   if (next == NEXT_TERM) { /* first it may end by itself */
     p->f.c.shut = p->f.c.shutting = true;
-    (void)ipc_chan_flush(&p->f.c);
+    (void)ipc_os_end_receiving(p->f.rfd); /* who sends to us must not wait */
+    (void)ipc_chan_flush(L, &p->f.c);
     return ipc_run(L, &stop_op);
   }
   return ipc_run(L, &stop_op);
@@ -720,7 +742,8 @@ static int stop_begin(lua_State *L, Process *p, lua_Number grace, int next) {
 Ends the child now: TERM, and KILL if it has not ended after `grace`.
 @function process:stop
 @tparam[opt=5] ?number grace seconds
-@treturn boolean true; what became of it is in `reason`
+@treturn boolean true; or nil, "N bytes unsent", errno; what became of the child
+is in `reason`
 */
 static int process_stop(lua_State *L) {
   Process *p = process_self(L);
@@ -732,11 +755,11 @@ static int process_stop(lua_State *L) {
 }
 
 /***
-Ends sending, gives the child 5 seconds to end by itself (its `ipc.parent` says
-`closed`), then stops it. Leaving the block of a `<close>` variable does this;
+Gives the child 5 seconds to end by itself (its `ipc.parent` says `closed`, to
+receiving and to sending), then stops it. Leaving the block of a `<close>` variable does this;
 leaving it by an error stops the child at once.
 @function process:close
-@treturn boolean true
+@treturn boolean true; or nil, "N bytes unsent", errno
 */
 static int process_close_call(lua_State *L) {
   return stop_begin(L, process_self(L), PROCESS_GRACE, NEXT_TERM);

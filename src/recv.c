@@ -317,6 +317,7 @@ Receives the messages that are there, waiting only for the first.
 */
 static int chan_recvmany(lua_State *L) {
   Chan *c = ipc_chan_receiver(L);
+  luaL_checktype(L, 2, LUA_TNUMBER); /* no coercion */
   lua_Integer max = luaL_checkinteger(L, 2);
   luaL_argcheck(L, max >= 1, 2, "at least 1 expected");
   ipc_check_timeout(L, 3);

@@ -57,17 +57,17 @@ static int send_result(lua_State *L, Chan *self, Chan *c, const char *call,
   }
 }
 
-/* Whether a rest of this serial is still pending: 0 if it is out. */
-static int chan_progress(Chan *c, lua_Integer serial) {
+/* What became of the rest of this serial: 0 if it is out. */
+static int chan_progress(lua_State *L, Chan *c, lua_Integer serial) {
   if (c->rest.link && c->rest.serial == serial)
-    return ipc_chan_flush(c);
-  return c->failed;
+    return ipc_chan_flush(L, c);
+  return c->failed && c->failed_serial == serial ? c->failed : 0;
 }
 
 static int send_attempt(lua_State *L, Handle *h) {
   Chan *self = (Chan *)h, *c = self->writer;
   if (lua_isinteger(L, SEND_PROGRESS)) {
-    int err = chan_progress(c, lua_tointeger(L, SEND_PROGRESS));
+    int err = chan_progress(L, c, lua_tointeger(L, SEND_PROGRESS));
     if (err == EAGAIN)
       return -IPC_WRITE;
     if (err)
@@ -188,11 +188,18 @@ enum { MANY_SENT = SEND_TOP + 1, MANY_TOP = MANY_SENT };
 
 static int many_result(lua_State *L, Handle *h, int err) {
   lua_Integer sent = lua_tointeger(L, MANY_SENT);
-  if (sent == (lua_Integer)lua_rawlen(L, SEND_BYTES)) {
+  if (sent >= (lua_Integer)lua_rawlen(L, SEND_BYTES)) {
     lua_pushinteger(L, sent);
     return 1;
   }
-  int n = ipc_fail(L, h->ops->type, "sendmany", err, NULL);
+  int n;
+  if (err == EMSGSIZE) { /* the next one is */
+    lua_rawgeti(L, SEND_BYTES, sent + 1);
+    size_t size = (size_t)lua_rawlen(L, -1);
+    n = chan_check_size(L, ((Chan *)h)->writer, "sendmany", size);
+  } else {
+    n = ipc_fail(L, h->ops->type, "sendmany", err, NULL);
+  }
   lua_pushinteger(L, sent);
   return n + 1;
 }
@@ -200,7 +207,7 @@ static int many_result(lua_State *L, Handle *h, int err) {
 /* Looks at the messages from `sent` on; the views stay valid because the list
  * holds the strings and no Lua runs meanwhile. */
 static size_t many_gather(lua_State *L, Chan *c, size_t sent, Message *views) {
-  size_t count = 0, total = lua_rawlen(L, SEND_BYTES);
+  size_t count = 0, total = (size_t)lua_rawlen(L, SEND_BYTES);
   while (count < SEND_BATCH && sent + count < total) {
     Message *m = &views[count];
     if (lua_rawgeti(L, SEND_BYTES, (lua_Integer)(sent + count + 1)) !=
@@ -230,13 +237,16 @@ static int many_send(Chan *c, const Message *m, size_t count, size_t *sent) {
 
 static int many_attempt(lua_State *L, Handle *h) {
   Chan *self = (Chan *)h, *c = self->writer;
-  size_t total = lua_rawlen(L, SEND_BYTES);
+  size_t total = (size_t)lua_rawlen(L, SEND_BYTES);
   if (lua_isinteger(L, SEND_PROGRESS)) {
-    int err = chan_progress(c, lua_tointeger(L, SEND_PROGRESS));
+    int err = chan_progress(L, c, lua_tointeger(L, SEND_PROGRESS));
     if (err == EAGAIN)
       return -IPC_WRITE;
-    if (err)
+    if (err) { /* the last one did not arrive */
+      lua_pushinteger(L, lua_tointeger(L, MANY_SENT) - 1);
+      lua_replace(L, MANY_SENT);
       return many_result(L, h, ipc_chan_errno(err));
+    }
     lua_pushnil(L);
     lua_replace(L, SEND_PROGRESS);
     ipc_chan_unanchor(L, self, c);
@@ -293,7 +303,7 @@ static int chan_sendmany(lua_State *L) {
   ipc_chan_check_tag(L, c, SEND_TAG, true);
   ipc_check_timeout(L, SEND_TIMEOUT);
   lua_settop(L, SEND_PROGRESS);
-  size_t total = lua_rawlen(L, SEND_BYTES);
+  size_t total = (size_t)lua_rawlen(L, SEND_BYTES);
   for (size_t i = 1; i <= total; i++) {
     if (lua_rawgeti(L, SEND_BYTES, (lua_Integer)i) != LUA_TSTRING)
       luaL_argerror(L, SEND_BYTES,
@@ -313,7 +323,9 @@ Waits until what earlier sends left behind is written.
 */
 static int flush_attempt(lua_State *L, Handle *h) {
   Chan *self = (Chan *)h, *c = self->writer;
-  int err = ipc_chan_flush(c);
+  int err = ipc_chan_flush(L, c);
+  if (!err)
+    err = c->failed; /* another wait found out */
   if (err == EAGAIN)
     return -IPC_WRITE;
   if (err)

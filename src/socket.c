@@ -94,7 +94,8 @@ one packet a message, any number of readers and writers, messages up to
 SO_SNDBUF, 208 KiB unless maxsize asks for more); `unit` ("message" or
 "stream")
 @treturn channel one end
-@treturn channel the other; or nil, message, errno
+@treturn channel the other; or nil, message, errno: EMFILE, EMSGSIZE when
+maxsize is over what the system allows, ENOTSUP for seqpacket on macOS
 @usage local a, b = ipc.pair("unix", { type = "seqpacket" })
 */
 static int socket_pair(lua_State *L) {
@@ -148,7 +149,6 @@ static const Kind socket_kinds[] = {
          IPC_MANY_WRITERS},
     {NULL, NULL, NULL, NULL, NULL, 0}};
 
-/* macOS has no seqpacket. */
 static bool socket_has(const Kind *k) {
   int fd[2];
   bool packets = (k->capabilities & IPC_MANY_READERS) != 0;
@@ -157,7 +157,7 @@ static bool socket_has(const Kind *k) {
     close(fd[0]);
     close(fd[1]);
   }
-  return err != EPROTONOSUPPORT && err != EPROTOTYPE;
+  return err != ENOTSUP;
 }
 
 const Room ipc_room_socket = {.name = "socket",

@@ -13,20 +13,22 @@
  * @submodule ipc
  */
 
-/* A task waiting: what the scheduler polls, and a place in the queue. It lives
- * on the task's stack as a to-be-closed value, so the place is given up
- * however the wait ends: result, error, coroutine.close, or collection. */
+/* A task waiting: what the scheduler polls, and a place in the queue of the
+ * handle whose descriptor that is. The first of a suspension is a to-be-closed
+ * value on the task's stack, so that all of them leave however the wait ends:
+ * result, error, coroutine.close, or collection. */
 struct Waiter {
   Handle *handle; /* NULL: none, or it is gone */
   Waiter *next;
   Waiter **link;
+  Waiter *more; /* of the same suspension; user value 1 keeps them */
   Nanos deadline;
   int want;
-  int fd; /* what to poll when there is no handle */
-  bool watches;     /* is woken, but takes no turn: ipc.poll */
-  unsigned looks;   /* how often it had its turn */
-  Waiter *behind;   /* whom it waited for last, and how often that one */
-  unsigned seen;    /* had looked then */
+  bool watches;   /* is woken, but takes no turn */
+  bool closing;   /* its call goes on although the handle is closed */
+  unsigned looks; /* how often it had its turn */
+  Waiter *behind; /* whom it waited for last, and how often that one */
+  unsigned seen;  /* had looked then */
   unsigned patience;
 };
 
@@ -52,13 +54,6 @@ static void waiter_enter(Waiter *w, Handle *h) {
   w->link = at;
   w->handle = h;
   h->waited = true;
-  if (h->channel) { /* a duplex: it is a part's descriptor that is polled */
-    Chan *c = (Chan *)h;
-    if (c->reader)
-      c->reader->h.waited = true;
-    if (c->writer)
-      c->writer->h.waited = true;
-  }
 }
 
 void ipc_waiters_forget(Handle *h) {
@@ -73,7 +68,12 @@ Waiter *ipc_waiter_first(const Handle *h, int want) {
   return w;
 }
 
-void ipc_waiter_watch(Waiter *w) { w->watches = true; }
+bool ipc_waiter_any(const Handle *h, int want) {
+  Waiter *w = h->queue;
+  while (w && w->want != want)
+    w = w->next;
+  return w != NULL;
+}
 
 /* First come, first served; but one who was woken three times while the first
  * did not even look (its coroutine was dropped) goes ahead. */
@@ -108,29 +108,48 @@ bool ipc_in_task(lua_State *L, State *S) {
   return task;
 }
 
-Waiter *ipc_waiter_push(lua_State *L, int handle, int want, Nanos deadline) {
+static Waiter *waiter_new(lua_State *L, int want) {
   Waiter *w = lua_newuserdatauv(L, sizeof *w, 1);
   memset(w, 0, sizeof *w);
   w->want = want;
-  w->deadline = deadline;
-  w->fd = -1;
+  w->deadline = IPC_FOREVER;
   lua_rawgetp(L, LUA_REGISTRYINDEX, &waiter_key);
   lua_setmetatable(L, -2);
-  if (handle) {
-    lua_pushvalue(L, handle);
-    lua_setiuservalue(L, -2, 1);
-    waiter_enter(w, lua_touserdata(L, handle));
-  }
   return w;
 }
 
-void ipc_suspend(lua_State *L, int count, int results, lua_KContext context,
-                 lua_KFunction again) {
+Waiter *ipc_waiter_open(lua_State *L, Handle *h, int want, bool closing) {
+  Waiter *w = waiter_new(L, want);
+  w->closing = closing;
+  lua_toclose(L, -1);
+  if (h)
+    waiter_enter(w, h);
+  return w;
+}
+
+void ipc_waiter_add(lua_State *L, int slot, Handle *h, int want) {
+  Waiter *first = lua_touserdata(L, slot);
+  Waiter *w = waiter_new(L, want);
+  w->watches = true;
+  lua_getiuservalue(L, slot, 1);
+  lua_setiuservalue(L, -2, 1);
+  lua_pushvalue(L, -1);
+  lua_setiuservalue(L, slot, 1);
+  w->more = first->more;
+  first->more = w;
+  waiter_enter(w, h);
+}
+
+void ipc_suspend(lua_State *L, int slot, int count, Nanos deadline,
+                 int results, lua_KContext context, lua_KFunction again) {
   State *S = ipc_state(L);
+  Waiter *first = lua_touserdata(L, slot);
+  first->deadline = deadline;
+  lua_pushvalue(L, slot);
+  count++;
   for (Chan *c = S->rests; c; c = c->rest.next) {
-    luaL_checkstack(L, 4, "too many objects to wait for");
-    Waiter *w = ipc_waiter_push(L, 0, IPC_WRITE, IPC_FOREVER);
-    w->fd = c->h.ops->descriptor(&c->h, IPC_WRITE);
+    luaL_checkstack(L, 8, "too many objects to wait for");
+    ipc_waiter_add(L, slot, &c->h, IPC_WRITE);
     count++;
   }
   ipc_state_push(L);
@@ -154,7 +173,7 @@ static void scheduler_cancel(lua_State *L, int fd) {
 }
 
 void ipc_wake(lua_State *L, Handle *h) {
-  if (!h->state->scheduled || !h->waited)
+  if (!h->state->scheduled || !h->waited || !lua_checkstack(L, 4))
     return;
   int last = -1;
   for (int want = IPC_READ; want <= IPC_ENDED; want <<= 1) {
@@ -166,15 +185,12 @@ void ipc_wake(lua_State *L, Handle *h) {
 }
 
 void ipc_wake_next(lua_State *L, Handle *h, int want) {
-  Waiter *w = h->queue;
-  while (w && w->want != want)
-    w = w->next;
-  if (w && ipc_handle_usable(h) && h->ops->ready(h, want, false) != EAGAIN &&
-      lua_checkstack(L, 4))
+  if (ipc_waiter_any(h, want) && ipc_handle_usable(h) &&
+      h->ops->ready(h, want, false) != EAGAIN)
     ipc_wake(L, h);
 }
 
-void ipc_waiter_leave(lua_State *L, Waiter *w) {
+static void waiter_leave(lua_State *L, Waiter *w) {
   Handle *h = w->handle;
   waiter_unlink(w);
   if (!h || !h->open)
@@ -182,34 +198,41 @@ void ipc_waiter_leave(lua_State *L, Waiter *w) {
   if (h->leaving && !h->queue) {
     ipc_wake(L, h);
     ipc_handle_release(h, IPC_CLOSE);
+  } else if (h->channel && ((Chan *)h)->shutting) {
+    ipc_chan_flush(L, (Chan *)h); /* nobody polls what it closes */
   } else {
     ipc_wake_next(L, h, w->want);
   }
 }
 
-Waiter *ipc_waiter_at(lua_State *L, int index) {
-  Waiter *w = lua_touserdata(L, index);
-  if (!w || !lua_getmetatable(L, index))
-    return NULL;
-  lua_rawgetp(L, LUA_REGISTRYINDEX, &waiter_key);
-  bool ours = lua_rawequal(L, -1, -2);
-  lua_pop(L, 2);
-  return ours ? w : NULL;
+void ipc_waiter_settle(lua_State *L, int slot) {
+  Waiter *first = lua_touserdata(L, slot);
+  while (first->more) {
+    Waiter *w = first->more;
+    first->more = w->more;
+    waiter_leave(L, w);
+  }
+  lua_pushnil(L);
+  lua_setiuservalue(L, slot, 1);
 }
 
 static Waiter *waiter_self(lua_State *L) {
-  Waiter *w = ipc_waiter_at(L, 1);
-  if (!w)
-    luaL_typeerror(L, 1, "ipc.waiter");
-  return w;
+  Waiter *w = lua_touserdata(L, 1);
+  if (w && lua_getmetatable(L, 1)) {
+    lua_rawgetp(L, LUA_REGISTRYINDEX, &waiter_key);
+    bool ours = lua_rawequal(L, -1, -2);
+    lua_pop(L, 2);
+    if (ours)
+      return w;
+  }
+  luaL_typeerror(L, 1, "ipc.waiter");
+  return NULL;
 }
 
 static int waiter_pollfd(lua_State *L) {
   Waiter *w = waiter_self(L);
   Handle *h = w->handle;
-  int fd = w->fd;
-  if (h)
-    fd = h->open ? h->ops->descriptor(h, w->want) : -1;
+  int fd = h && h->open ? h->ops->descriptor(h, w->want) : -1;
   if (fd < 0)
     return lua_pushnil(L), 1;
   lua_pushinteger(L, fd);
@@ -221,12 +244,21 @@ static int waiter_events(lua_State *L) {
   return 1;
 }
 
+/* Whether it need not wait: its handle was closed, or holds what it wants. */
+static bool waiter_due(const Waiter *w) {
+  Handle *h = w->handle;
+  if (!h)
+    return false;
+  if (!h->open || h->leaving || (h->closing && !w->closing) ||
+      h->generation != ipc_generation)
+    return true;
+  return (w->watches || ipc_waiter_first(h, w->want) == w) &&
+         h->ops->ready(h, w->want, false) != EAGAIN;
+}
+
 static int waiter_timeout(lua_State *L) {
   Waiter *w = waiter_self(L);
-  Handle *h = w->handle;
-  if (h && (!ipc_handle_usable(h) ||
-            ((w->watches || ipc_waiter_first(h, w->want) == w) &&
-             h->ops->ready(h, w->want, false) != EAGAIN))) {
+  if (waiter_due(w)) {
     lua_pushnumber(L, 0);
   } else if (w->deadline == IPC_FOREVER) {
     lua_pushnil(L);
@@ -238,7 +270,9 @@ static int waiter_timeout(lua_State *L) {
 }
 
 static int waiter_close(lua_State *L) {
-  ipc_waiter_leave(L, waiter_self(L));
+  Waiter *w = waiter_self(L);
+  ipc_waiter_settle(L, 1);
+  waiter_leave(L, w);
   return 0;
 }
 

@@ -1,7 +1,7 @@
 /* MessagePack to Lua values: ipc.unpack, and decoding for channels. One loop
  * builds the tables of a value on the Lua stack, without recursion. What the
  * bytes may cost is checked before anything is made of them. Values in pieces
- * are in decoder.c, encoding in pack.c. */
+ * are in decoder.c, encoding in encode.c. */
 
 /***
  * @submodule ipc.values

@@ -101,8 +101,12 @@ int ipc_run_hooks(lua_State *L, State *S, lua_Hook was, lua_KContext context,
     lua_callk(L, 0, 0, context, again);
   }
   if (L != S->main) {
+    /* One that came during the call, or one that fires at the next instruction
+     * of Lua and was not there when the main coroutine last ran. */
     lua_Hook hook = lua_gethook(S->main);
-    if (hook && hook != was)
+    if (hook && (hook != was || (hook != S->hook &&
+                                 (lua_gethookmask(S->main) & LUA_MASKCOUNT) &&
+                                 lua_gethookcount(S->main) == 1)))
       return EINTR;
   }
   return 0;
@@ -110,11 +114,13 @@ int ipc_run_hooks(lua_State *L, State *S, lua_Hook was, lua_KContext context,
 
 /* --------------------------------------------------------------- sleeping */
 
-void ipc_flush_rests(State *S) {
+void ipc_flush_rests(lua_State *L, State *S) {
   for (Chan *c = S->rests, *next; c; c = next) {
     next = c->rest.next;
     if (c->h.generation == ipc_generation)
-      ipc_chan_flush(c);
+      ipc_chan_flush(L, c);
+    else
+      ipc_chan_end_rest(c, 0); /* the process that forked sends it */
   }
 }
 
@@ -137,9 +143,9 @@ int ipc_sleep(State *S, size_t count, Nanos deadline) {
   size_t ready = 0;
   int err = ipc_os_poll((struct pollfd *)(void *)S->polls.bytes, all, left,
                         &ready);
+  ipc_os_sweep();
   if (err)
     return err;
-  ipc_flush_rests(S);
   return ready ? 0 : ETIMEDOUT;
 }
 
@@ -201,15 +207,15 @@ static int run_wait(lua_State *L, Run *r, int want) {
   if (now >= deadline)
     return ETIMEDOUT;
   if (S->rests)
-    ipc_flush_rests(S);
+    ipc_flush_rests(L, S);
 
   if (ipc_in_task(L, S)) {
-    if (!r->waiter) {
-      r->waiter = ipc_waiter_push(L, 1, want, deadline);
-      lua_toclose(L, -1);
-    }
-    lua_pushvalue(L, r->op->top + 1);
-    ipc_suspend(L, 1, 0, context, run);
+    int slot = r->op->top + 1;
+    if (!r->waiter)
+      r->waiter = ipc_waiter_open(L, ipc_handle_part(h, want), want,
+                                  r->op->closing);
+    ipc_suspend(L, slot, 0, deadline, 0, context, run);
+    ipc_waiter_settle(L, slot);
     return 0;
   }
 
@@ -244,16 +250,21 @@ static int run(lua_State *L, int status, lua_KContext context) {
   (void)status;
   const Op *op = (const Op *)context;
   Handle *h = lua_touserdata(L, 1);
+  Handle *part = ipc_handle_part(h, op->want);
   Run r = {op, h, NULL, lua_gethook(h->state->main), 0};
-  if (lua_gettop(L) > op->top)
+  if (L == h->state->main)
+    h->state->hook = r.hook;
+  if (lua_gettop(L) > op->top) {
     r.waiter = lua_touserdata(L, op->top + 1);
+    ipc_waiter_settle(L, op->top + 1);
+  }
   for (;;) {
     int n;
     if (!ipc_handle_usable(h) && !op->closing)
       n = run_refused(L, op, h);
     else if (r.waiter && !ipc_waiter_turn(r.waiter))
       n = -op->want;
-    else if (!r.waiter && h->queue && ipc_waiter_first(h, op->want) &&
+    else if (!r.waiter && part->queue && ipc_waiter_first(part, op->want) &&
              ipc_in_task(L, h->state))
       n = -op->want; /* others came first */
     else
@@ -261,8 +272,8 @@ static int run(lua_State *L, int status, lua_KContext context) {
     if (n >= 0) {
       if (r.until)
         run_spin(h, op->want)->penalty = 0;
-      if (h->queue && !r.waiter) /* a waiter tells the next when it leaves */
-        ipc_wake_next(L, h, op->want);
+      if (part->queue && !r.waiter) /* a waiter tells the next when it leaves */
+        ipc_wake_next(L, part, op->want);
       return run_finish(L, op, n);
     }
     int err = run_wait(L, &r, -n);
@@ -287,7 +298,7 @@ static int wait_now(lua_State *L) {
   return 1;
 }
 
-/* Slot 1: the deadline. */
+/* Slot 1: the deadline; 2: a task's waiter. */
 static int sleep_again(lua_State *L, int status, lua_KContext context) {
   (void)status;
   State *S = ipc_state(L);
@@ -296,13 +307,16 @@ static int sleep_again(lua_State *L, int status, lua_KContext context) {
   if (ipc_deadline(L, 1, IPC_FOREVER, &deadline))
     deadline = 0;
   for (;;) {
+    if (lua_gettop(L) > 1)
+      ipc_waiter_settle(L, 2);
     if (S->rests)
-      ipc_flush_rests(S);
+      ipc_flush_rests(L, S);
     if (ipc_now() >= deadline)
       return lua_pushboolean(L, 1), 1;
     if (ipc_in_task(L, S)) {
-      ipc_waiter_push(L, 0, IPC_READ, deadline);
-      ipc_suspend(L, 1, 0, context, sleep_again);
+      if (lua_gettop(L) == 1)
+        ipc_waiter_open(L, NULL, IPC_READ, false);
+      ipc_suspend(L, 2, 0, deadline, 0, context, sleep_again);
       continue;
     }
     int err = ipc_run_hooks(L, S, was, context, sleep_again);

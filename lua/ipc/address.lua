@@ -30,14 +30,14 @@ end
 
 --- Takes an address apart.
 -- @string text
--- @treturn string scheme
+-- @treturn ?string scheme, nil if it is no address
 -- @treturn string rest, unescaped; empty if there is none
 -- @treturn table options
 function address.parse(text)
   local body, query = text:match("^([^?]*)%??(.*)$")
   local scheme, rest = body:match("^([%w]+):?(.*)$")
   if not scheme then
-    error(("not an address: %q"):format(text), 0)
+    return nil
   end
   local options = {}
   for name, value in query:gmatch("([^&=]+)=?([^&]*)") do
@@ -52,6 +52,9 @@ local function resolve(text, options, call)
     error(("bad argument #1 to '%s' (string expected, got %s)"):format(call, type(text)), 4)
   end
   local scheme, rest, found = address.parse(text)
+  if not scheme then
+    error(("bad argument #1 to '%s' (not an address: %q)"):format(call, text), 4)
+  end
   local room = room_of[scheme]
   if not room then
     local known = {}
@@ -70,12 +73,29 @@ local function resolve(text, options, call)
   return room, rest, found
 end
 
+-- Calls into the core so that its complaints blame our caller's caller.
+local function blame(call, fn, ...)
+  local results = table.pack(pcall(fn, ...))
+  if not results[1] then
+    local message = results[2]
+    if type(message) == "string" then
+      message = message:gsub("to '%?'", ("to '%s'"):format(call))
+    end
+    error(message, 4)
+  end
+  return table.unpack(results, 2, results.n)
+end
+
 function address.pair(text, options)
   local room, rest, found = resolve(text, options, "pair")
   if rest ~= "" then
     error(("bad argument #1 to 'pair' (%q names something; a pair has no name)"):format(text), 3)
   end
-  return room.pair(text, found)
+  local one, other, errno = blame("pair", room.pair, text, found)
+  if errno then
+    return one, other, errno
+  end
+  return one, other
 end
 
 return address

@@ -33,7 +33,11 @@ setmetatable(ipc, {
 -- @treturn channel the other; or nil, message, errno
 -- @usage local a, b = ipc.pair("unix")
 function ipc.pair(address, options)
-  return require("ipc.address").pair(address, options)
+  local one, other, errno = require("ipc.address").pair(address, options)
+  if errno then -- no tail calls here: errors blame our caller by level
+    return one, other, errno
+  end
+  return one, other
 end
 
 return ipc

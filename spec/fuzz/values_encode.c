@@ -4,7 +4,7 @@
 
 #include "values.h"
 
-enum { DEEPEST = 70, SHARED = 8 };
+enum { ALLOWED = 64, DEEPEST = 70, SHARED = 8 }; /* tables in tables */
 
 typedef struct Script {
   const uint8_t *at, *end;
@@ -42,20 +42,61 @@ static void build_number(lua_State *L, Script *s) {
   lua_pushnumber(L, (lua_Number)d);
 }
 
-/* Up to `n` elements, from the front or from the back. */
+/* The index of the ith of n elements, in an order of its own. */
+static int build_index(int order, int i, int n) {
+  switch (order) {
+  case 0:
+    return n + 1 - i;
+  case 1: /* odd ones first */
+    return i <= (n + 1) / 2 ? 2 * i - 1 : 2 * (i - (n + 1) / 2);
+  default:
+    return i;
+  }
+}
+
+/* Makes an array a little less than one. */
+static void build_flaw(lua_State *L, Script *s, int n) {
+  switch (next_byte(s) % 8) {
+  case 0:
+    lua_pushnil(L);
+    lua_rawseti(L, -2, (lua_Integer)next_byte(s) % (n + 1));
+    return;
+  case 1: /* the last some */
+    for (int i = n - (int)next_byte(s) % (n + 1); i <= n; i++) {
+      lua_pushnil(L);
+      lua_rawseti(L, -2, i);
+    }
+    return;
+  case 2:
+    lua_pushboolean(L, 1);
+    lua_rawseti(L, -2, n + (lua_Integer)next_byte(s) % 4);
+    return;
+  case 3:
+    lua_pushfstring(L, "%d", (int)next_byte(s) % (n + 2));
+    lua_pushboolean(L, 1);
+    lua_rawset(L, -3);
+    return;
+  default:
+    return;
+  }
+}
+
+/* Up to `n` elements. */
 static void build_array(lua_State *L, Script *s, int depth, int n) {
-  int back = (int)next_byte(s) & 1, mark = (int)next_byte(s) % 4 == 0;
-  lua_newtable(L);
+  int order = (int)next_byte(s) % 4, mark = (int)next_byte(s) % 4 == 0;
+  lua_createtable(L, order == 3 ? (int)next_byte(s) % (n + 1) : 0, 0);
   for (int i = 1; i <= n; i++) {
     build(L, s, depth + 1);
     if (mark && s->holes && next_byte(s) % 4 == 0) {
       lua_pop(L, 1);
       lua_pushnil(L);
     }
-    lua_rawseti(L, -2, back ? n + 1 - i : i);
+    lua_rawseti(L, -2, build_index(order, i, n));
   }
   if (mark)
     ipc_mark_set(L, IPC_MARK_ARRAY);
+  else
+    build_flaw(L, s, n);
 }
 
 static void build_map(lua_State *L, Script *s, int depth, int n) {
@@ -108,7 +149,7 @@ static void build_shared(lua_State *L, Script *s) {
 
 static void build(lua_State *L, Script *s, int depth) {
   luaL_checkstack(L, LUA_MINSTACK, NULL);
-  if (depth >= DEEPEST)
+  if (depth >= ALLOWED)
     s->odd = 1;
   unsigned op = s->at < s->end ? next_byte(s) : 0;
   int n = (int)(op >> 4);
@@ -174,6 +215,20 @@ static int encode(lua_State *L) {
   return 0;
 }
 
+/* Has the table at 2 the keys 1..n and no other? */
+static int is_list(lua_State *L) {
+  lua_Integer n = 0, i = 1;
+  lua_pushnil(L);
+  for (; lua_next(L, 2); n++)
+    lua_pop(L, 1);
+  while (i <= n && lua_rawgeti(L, 2, i) != LUA_TNIL) {
+    lua_pop(L, 1);
+    i++;
+  }
+  lua_settop(L, 3);
+  return i > n;
+}
+
 /* At 2 the value, at 3 its bytes. */
 static void compare(lua_State *L, const Script *s, const Buffer *out) {
   ValueLimits limits = ipc_value_limits;
@@ -181,6 +236,11 @@ static void compare(lua_State *L, const Script *s, const Buffer *out) {
   check(ipc_value_decode_within(L, out->bytes, out->size, &limits) == 0,
         "what was encoded decodes");
   check(same(L, 2, -1), "and is the same");
+  if (lua_istable(L, 2) && ipc_mark_test(L, 2) == IPC_MARK_NONE) {
+    int head = (unsigned char)out->bytes[0];
+    int array = (head & 0xf0) == 0x90 || head == 0xdc || head == 0xdd;
+    check(array == is_list(L), "an array if its keys are 1..n");
+  }
   char *fixed = malloc(out->size); /* so that a write past its end is seen */
   if (!fixed)
     abort();

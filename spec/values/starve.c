@@ -4,7 +4,7 @@
  * nothing fails any more. Nothing may crash, and when the state is closed every
  * byte must be back.
  *
- * cc -g starve.c msgpack.c pack.c unpack.c decoder.c buffer.c
+ * cc -g starve.c msgpack.c encode.c pack.c unpack.c decoder.c buffer.c
  * -Wl,--wrap=realloc,--wrap=free -llua5.4
  */
 #define _GNU_SOURCE 1
@@ -81,6 +81,7 @@ static const char *const script =
     "  assert(#ipc.unpack(b, { nulls = true, depth = 70 }) == #v)\n"
     "  assert(ipc.unpack(b:sub(1, -2)) == nil)\n"
     "  assert(not pcall(ipc.pack, { { print } }))\n"
+    "  assert(#ipc.pack { 1, ('x'):rep(600), { 2 }, x = 1 } > 600)\n"
     "  local d <close> = ipc.decoder { nulls = true }\n"
     "  for i = 1, #b, 37 do\n"
     "    d:feed(b:sub(i, i + 36))\n"

@@ -108,9 +108,7 @@ for _, row in ipairs(rooms) do
     ["many readers"] = not row.can.many_readers and function()
       local r, w = with.open(row) -- a reader reads ahead: another would miss that
       assert(w:send "one" and w:send "two" and r:recv())
-      if row.parts then
-        fails(E.ENOTSUP, "dup", r:dup())
-      elseif not row.remote then
+      if not row.remote then
         fails(E.EBUSY, "bytes are on their way", r:dup())
       end
     end,
@@ -126,10 +124,6 @@ for _, row in ipairs(rooms) do
       w.questions:close()
       assert.is_true(r:close())
       assert.are.equal("exit", r.reason.kind)
-    end,
-    dup = row.parts and function()
-      local r = with.open(row)
-      fails(E.ENOTSUP, "dup", r:dup())
     end,
   }
   absent["both here"] = absent["the receiver here"] or absent["the sender here"]

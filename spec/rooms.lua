@@ -88,7 +88,7 @@ end
 add { name = "pipe", mechanism = "pipe", open = pipe() }
 add { name = "pipe of packets", mechanism = "pipe, packets", open = pipe { packet = true } }
 add { name = "duplex pipe", mechanism = "pipe", both = true, open = pipe { duplex = true } }
-add { name = "duplex of two pipes", mechanism = "pipe", both = true, parts = true, open = duplex }
+add { name = "duplex of two pipes", mechanism = "pipe", both = true, open = duplex }
 add { name = "unix stream", mechanism = "unix stream", open = pair "unix" }
 add { name = "unix seqpacket", mechanism = "unix seqpacket", open = pair "unix?type=seqpacket" }
 add {

@@ -18,6 +18,10 @@ int ipc_buffer_reserve(Buffer *b, size_t more) {
   size_t room = b->room ? b->room : BUFFER_FIRST;
   while (room < need)
     room = room > PTRDIFF_MAX / 2 ? need : room * 2;
+  return ipc_buffer_resize(b, room);
+}
+
+int ipc_buffer_resize(Buffer *b, size_t room) {
   char *bytes = realloc(b->bytes, room);
   if (!bytes)
     return ENOMEM;

@@ -63,7 +63,7 @@ static int frame_room(Framed *f, size_t need) {
   size_t enough = need > FRAME_AHEAD ? need + FRAME_HEAD : FRAME_AHEAD;
   if (room > enough && enough > f->in.room)
     room = enough;
-  return ipc_buffer_reserve(&f->in, room - f->in.size);
+  return ipc_buffer_resize(&f->in, room);
 }
 
 /* Reads once. 0: there is more than before. EAGAIN, EPIPE at the end. */

@@ -388,7 +388,7 @@ Reads from a stream. What was gathered before a timeout stays for the next.
 @tparam[opt=the channel's] ?number timeout seconds
 @treturn string bytes; or nil, message, errno: `"closed"` when the stream ended
 before (what is left can be had by `recv`), EMSGSIZE when a line is longer than
-maxsize (1 MiB unless set) or more was asked for than maxsize
+maxsize (1 MiB unless set); asking for more than maxsize raises
 */
 static int chan_read(lua_State *L) {
   Chan *c = chan_streamer(L, "read");

@@ -150,6 +150,7 @@ void ipc_suspend(lua_State *L, int slot, int count, Nanos deadline,
   for (Chan *c = S->rests; c; c = c->rest.next) {
     luaL_checkstack(L, 8, "too many objects to wait for");
     ipc_waiter_add(L, slot, &c->h, IPC_WRITE);
+    ((Waiter *)lua_touserdata(L, -1))->closing = true; /* until it is out */
     count++;
   }
   ipc_state_push(L);

@@ -34,6 +34,7 @@ build = {
         "src/decoder.c",
         "src/encode.c",
         "src/error.c",
+        "src/fork.c",
         "src/frame.c",
         "src/handle.c",
         "src/msgpack.c",

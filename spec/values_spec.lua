@@ -176,7 +176,7 @@ describe("the bytes of a value", function()
     for _, v in ipairs(loose) do unpacks(bytes(v[1]), v[2]) end
   end)
 
-  it("have a head that grows with the number of pairs", function()
+  it("have a head that grows with the number of pairs #slow", function()
     for _, n in ipairs { 14, 15, 16, 17, 255, 300, 1024, 65535, 65536, 70000 } do
       local t = {}
       for i = 1, n do t["k" .. i] = { i } end
@@ -664,7 +664,7 @@ describe("bytes that are no value", function()
     refuses("\x16\3\1\2\0\1\0\1\xfc\3\3", "offset 1: 10 bytes after")
   end)
 
-  it("are refused wherever they are cut", function()
+  it("are refused wherever they are cut #slow", function()
     for _, vector in ipairs(vectors) do
       local b = bytes(vector[2])
       local step = #b < 600 and 1 or #b // 97
@@ -839,7 +839,7 @@ describe("a decoder", function()
     end
   end)
 
-  it("gives the same wherever a stream of values is cut", function()
+  it("gives the same wherever a stream of values is cut #slow", function()
     for round = 1, 300 do
       local sent, parts = {}, {}
       for i = 1, math.random(6) do

@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "fork.h"
 #include "frame.h"
 #include "ipc.h"
 #include "msgpack.h"
@@ -87,33 +88,6 @@ static int process_kill(Process *p, int signal) {
   return ipc_os_kill(p->pid, p->pidfd ? p->ended_fd : -1, signal);
 }
 
-/* What a fork needs, acquired before it. */
-typedef struct Birth {
-  int socket[2]; /* parent's, child's */
-  int life[2];   /* parent reads, child holds; -1 where a pidfd does it */
-  int report;
-} Birth;
-
-static void birth_close(const Birth *b) {
-  const int fds[] = {b->socket[0], b->socket[1], b->life[0], b->life[1],
-                     b->report};
-  for (size_t i = 0; i < sizeof fds / sizeof *fds; i++)
-    if (fds[i] >= 0)
-      close(fds[i]);
-}
-
-static int birth_prepare(Birth *b) {
-  *b = (Birth){{-1, -1}, {-1, -1}, -1};
-  int err = ipc_os_socketpair(SOCK_STREAM, b->socket);
-  if (!err && !ipc_os_watches_processes())
-    err = ipc_os_pipe(b->life, false);
-  if (!err)
-    err = ipc_os_nameless(&b->report);
-  if (err)
-    birth_close(b);
-  return err;
-}
-
 /* -------------------------------------------------------- names of signals */
 
 static const struct {
@@ -152,232 +126,6 @@ static int signal_check(lua_State *L, int index) {
   return luaL_argerror(L, index, "a signal expected: \"TERM\", \"KILL\", 15");
 }
 
-/* -------------------------------------------------------------- the child */
-
-static const char parent_key; /* registry: the child's channel to its parent */
-
-static int child_traceback(lua_State *L) {
-  lua_settop(L, 1);
-  const char *message = luaL_tolstring(L, 1, NULL); /* a copy: 1 stays as is */
-  luaL_traceback(L, L, message, 1);
-  lua_createtable(L, 2, 0);
-  lua_insert(L, -2);
-  lua_rawseti(L, -2, 2); /* the text */
-  lua_pushvalue(L, 1);
-  lua_rawseti(L, -2, 1); /* the value */
-  return 1;
-}
-
-/* (value, ...) -> their encodings one after the other, in S->scratch. */
-static int child_encode(lua_State *L) {
-  State *S = ipc_state(L);
-  int n = lua_gettop(L);
-  lua_pushinteger(L, n);
-  S->scratch.size = 0;
-  ipc_value_encode(L, -1, &S->scratch);
-  for (int i = 1; i <= n; i++)
-    ipc_value_encode(L, i, &S->scratch);
-  return 0;
-}
-
-static bool child_write(int fd, const Buffer *b) {
-  size_t at = 0;
-  while (at < b->size) {
-    ssize_t n = write(fd, b->bytes + at, b->size - at);
-    if (n < 0 && errno != EINTR)
-      return false; /* the parent sees an incomplete report */
-    at += n > 0 ? (size_t)n : 0;
-  }
-  return b->size > 0;
-}
-
-/* Leaves true, results... or false, value, text for the parent. The values
- * are above `base`. False if that was not possible. */
-static bool child_report(lua_State *L, int base, bool ok, int report) {
-  State *S = ipc_state(L);
-  lua_checkstack(L, 8);
-  if (ok)
-    lua_pushnil(L);
-  else
-    lua_pushvalue(L, base + 2); /* the error's text */
-  lua_insert(L, ++base);
-  lua_pushboolean(L, ok);
-  lua_insert(L, base + 1);
-  lua_pushcfunction(L, child_encode);
-  lua_insert(L, base + 1);
-  if (lua_pcall(L, lua_gettop(L) - base - 1, 0, 0) != LUA_OK) {
-    /* What it returned, or raised, cannot travel: say so instead, or say at
-     * least what the error says. */
-    if (!ok)
-      lua_copy(L, base, -1);
-    lua_pushcfunction(L, child_encode);
-    lua_insert(L, base + 1);
-    lua_pushboolean(L, 0);
-    lua_insert(L, base + 2);
-    lua_pushvalue(L, -1);
-    if (lua_pcall(L, 3, 0, 0) != LUA_OK)
-      S->scratch.size = 0;
-  }
-  return child_write(report, &S->scratch);
-}
-
-/* Accepted messages leave before the child does, for as long as the most
- * patient channel lingers. False if some did not. */
-static bool child_drain(lua_State *L, State *S) {
-  Nanos linger = 0;
-  for (Chan *c = S->rests; c; c = c->rest.next)
-    if (c->linger > linger)
-      linger = c->linger;
-  Nanos deadline = linger == IPC_FOREVER ? linger : ipc_now() + linger;
-  for (;;) {
-    ipc_flush_rests(L, S);
-    if (!S->rests)
-      break;
-    int err = ipc_now() < deadline ? ipc_sleep(S, 0, deadline) : ETIMEDOUT;
-    if (err && err != EINTR)
-      break;
-  }
-  for (Handle *h = S->handles; h; h = h->next)
-    if (h->channel && (((Chan *)h)->lost || ((Chan *)h)->rest.link))
-      return false;
-  return true;
-}
-
-static int child_adopt(lua_State *L) {
-  lua_pushcfunction(L, ipc_room("socket")->adopt);
-  lua_insert(L, 1);
-  lua_call(L, 1, 1);
-  lua_rawsetp(L, LUA_REGISTRYINDEX, &parent_key);
-  return 0;
-}
-
-/* The child's whole life: function and arguments are at 1 .. n. */
-_Noreturn static void process_child(lua_State *L, int n, const Birth *b) {
-  State *S = ipc_state(L);
-  for (Handle *h = S->handles; h; h = h->next) {
-    if (h->kept)
-      h->generation = ipc_generation;
-    ipc_waiters_forget(h);
-  }
-  ipc_state_release(S, IPC_DROP);
-  ipc_states_drop(S);
-  for (Handle *h = S->handles; h; h = h->next)
-    h->kept = false;
-  close(b->socket[0]);
-  if (b->life[0] >= 0)
-    close(b->life[0]);
-  ipc_os_hold((const int[2]){b->life[1], b->report});
-
-  lua_pushcfunction(L, child_adopt);
-  lua_pushinteger(L, b->socket[1]);
-  int status = lua_pcall(L, 1, 0, 0);
-  if (status == LUA_OK)
-    lua_settop(L, n); /* else the message stays on top */
-  lua_pushcfunction(L, child_traceback);
-  lua_insert(L, 1);
-  if (status == LUA_OK)
-    status = lua_pcall(L, n - 1, LUA_MULTRET, 1);
-  if (status != LUA_OK) {
-    bool packed = lua_istable(L, -1); /* else: no memory for a traceback */
-    lua_copy(L, -1, 2); /* not replace: it is there already after a call */
-    lua_settop(L, 2);
-    if (packed) {
-      lua_rawgeti(L, 2, 1);
-      lua_rawgeti(L, 2, 2);
-      lua_remove(L, 2);
-    } else {
-      lua_pushvalue(L, 2);
-    }
-  }
-  if (!child_drain(L, S) && status == LUA_OK) {
-    status = LUA_ERRRUN;
-    lua_settop(L, 1);
-    lua_pushliteral(L, "bytes that were accepted could not be sent");
-    lua_pushvalue(L, -1);
-  }
-  bool told = child_report(L, 1, status == LUA_OK, b->report);
-  ipc_state_release(S, IPC_EXIT);
-  fflush(NULL);
-  _exit(status == LUA_OK && told ? EXIT_SUCCESS : EXIT_FAILURE);
-}
-
-/* --------------------------------------------------------------- the fork */
-
-/* Calls f for every handle that the function at 1 and the arguments up to `n`
- * take along: themselves, direct upvalues, the parts of a duplex. The handle
- * is on top of the stack. */
-static void fork_each(lua_State *L, int n,
-                      void (*f)(lua_State *L, Handle *h, int extra),
-                      int extra) {
-  for (int i = 2, up = 1; i <= n || up > 0;) {
-    if (i <= n) {
-      lua_pushvalue(L, i++);
-    } else if (lua_getupvalue(L, 1, up)) {
-      up++;
-    } else {
-      return;
-    }
-    Handle *h = ipc_handle_at(L, -1);
-    if (h) {
-      f(L, h, extra);
-      Chan *c = (Chan *)h;
-      if (h->channel && c->reader && c->reader != c) {
-        lua_getiuservalue(L, -1, IPC_UV_READER);
-        f(L, &c->reader->h, extra);
-        lua_getiuservalue(L, -2, IPC_UV_WRITER);
-        f(L, &c->writer->h, extra);
-        lua_pop(L, 2);
-      }
-    }
-    lua_pop(L, 1);
-  }
-}
-
-static void fork_check(lua_State *L, Handle *h, int extra) {
-  (void)extra;
-  if (h->moved)
-    luaL_error(L, "%s: moved to %d: dup() keeps one", h->ops->type, h->moved);
-}
-
-static void fork_keep(lua_State *L, Handle *h, int extra) {
-  (void)L, (void)extra;
-  h->kept = h->open && h->generation == ipc_generation && !h->closing &&
-            (h->moves || !h->channel);
-}
-
-/* What was accepted and is not out goes with the end. */
-static void fork_rest(lua_State *L, Handle *h, int extra) {
-  (void)L, (void)extra;
-  if (h->kept && h->moves)
-    ipc_chan_end_rest((Chan *)h, 0);
-}
-
-/* The end is in the child now: here it is no more. */
-static void fork_moved(lua_State *L, Handle *h, int where) {
-  if (h->kept && h->moves) {
-    Process *p = lua_touserdata(L, where - 1);
-    lua_pushvalue(L, where);
-    lua_setiuservalue(L, -2, IPC_UV_MOVED);
-    h->moved = (int)p->pid;
-    ipc_handle_close(L, h);
-  }
-  h->kept = false;
-}
-
-/* Pushes " (x.lua:12)", the line that calls; its index. */
-static int fork_where(lua_State *L) {
-  size_t size;
-  luaL_where(L, 1); /* "x.lua:12: " or "" */
-  const char *line = lua_tolstring(L, -1, &size);
-  if (size > 2) {
-    lua_pushlstring(L, line, size - 2);
-    lua_pushfstring(L, " (%s)", lua_tostring(L, -1));
-    lua_replace(L, -3);
-    lua_pop(L, 1);
-  }
-  return lua_gettop(L);
-}
-
 /***
 Starts a copy of this process that calls `fn(...)` and ends; its channel to
 this one is `ipc.parent` there.
@@ -404,54 +152,19 @@ static int process_fork(lua_State *L) {
                                         IPC_READ | IPC_WRITE);
   p->ended_fd = p->report = -1;
   p->f.c.h.moves = false;
-  int where = fork_where(L);
-  fork_each(L, n, fork_check, 0);
-
   Birth b;
-  ipc_os_sweep();
-  int err = birth_prepare(&b);
+  int err = ipc_fork_start(L, n, &b);
   if (err)
-    return ipc_fail(L, "ipc", "fork", err, NULL);
-  fork_each(L, n, fork_keep, 0);
-  fflush(NULL);
-  pid_t pid = fork();
-  if (pid == 0)
-    process_child(L, n, &b);
-  err = errno;
-  close(b.socket[1]);
-  b.socket[1] = -1;
-  if (b.life[1] >= 0)
-    close(b.life[1]);
-  b.life[1] = -1;
-  int ended = b.life[0];
-  bool lost = false;
-  if (pid > 0 && ended < 0) {
-    ended = ipc_os_process(pid);
-    lost = ended < 0 && errno != ESRCH; /* ended, and SIGCHLD is ignored */
-  }
-  if (lost) { /* nothing to wait for its end on: rather no child */
-    err = errno;
-    (void)kill(pid, SIGKILL);
-    while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
-      continue;
-  }
-  if (pid < 0 || lost) {
-    for (Handle *h = p->f.c.h.state->handles; h; h = h->next)
-      h->kept = false;
-    birth_close(&b);
-    return ipc_fail(L, "ipc", "fork", err,
-                    pid < 0 ? "fork(2)" : "pidfd_open(2)");
-  }
-  p->f.rfd = p->f.wfd = b.socket[0];
+    return ipc_fail(L, "ipc", "fork", err, b.failed);
+  p->f.rfd = p->f.wfd = b.socket;
   p->f.c.spin[0].skip = 1; /* the child needs the core first */
-  p->pid = pid;
+  p->pid = b.pid;
   p->report = b.report;
-  p->pidfd = b.life[0] < 0;
-  p->ended_fd = ended;
+  p->pidfd = b.pidfd;
+  p->ended_fd = b.ended;
   ipc_handle_open(&p->f.c.h);
-  fork_each(L, n, fork_rest, 0); /* first: what follows may run Lua */
-  fork_each(L, n, fork_moved, where);
-  lua_settop(L, where - 1);
+  ipc_fork_move(L, n, &b);
+  lua_settop(L, n + 1);
   return 1;
 }
 
@@ -802,12 +515,6 @@ static int process_index(lua_State *L) {
   return 1;
 }
 
-/* The channel to the process that forked this one, or nil. */
-static int process_parent(lua_State *L) {
-  lua_rawgetp(L, LUA_REGISTRYINDEX, &parent_key);
-  return 1;
-}
-
 static const luaL_Reg process_methods[] = {{"wait", process_wait},
                                            {"kill", process_signal},
                                            {"stop", process_stop},
@@ -830,7 +537,7 @@ static void process_setup(lua_State *L) {
 }
 
 static const luaL_Reg process_functions[] = {
-    {"fork", process_fork}, {"parent", process_parent}, {NULL, NULL}};
+    {"fork", process_fork}, {"parent", ipc_fork_parent}, {NULL, NULL}};
 
 const Room ipc_room_process = {.name = "process",
                                .functions = process_functions,

@@ -1,0 +1,32 @@
+/* Forking: the copy of this process that runs a Lua function. */
+#ifndef IPC_FORK_H
+#define IPC_FORK_H
+
+#include <sys/types.h>
+
+#include "ipc.h"
+
+/* What the parent has of a child just born; the descriptors are the caller's. */
+typedef struct Birth {
+  pid_t pid;
+  int socket; /* the channel to it */
+  int report; /* the file in which it leaves its results */
+  int ended;  /* readable once it has ended: a pidfd, or the reading end of a
+                 pipe that only the child can write; -1: it has ended */
+  bool pidfd;
+  int where;          /* the slot that says which line forked */
+  const char *failed; /* what did, when an errno was returned; or NULL */
+} Birth;
+
+/* Forks. The child calls the function in slot 1 with the arguments in slots
+ * 2 .. n and never returns. 0 or an errno. Raises if one of the handles it
+ * takes along has moved away; nothing has happened then. */
+int ipc_fork_start(lua_State *L, int n, Birth *b);
+
+/* The ends that the child took along are closed here. May run Lua. */
+void ipc_fork_move(lua_State *L, int n, const Birth *b);
+
+/* The channel to the process that forked this one, or nil: a Lua function. */
+int ipc_fork_parent(lua_State *L);
+
+#endif

@@ -15,7 +15,8 @@ typedef struct Buffer {
  * has changed. Grows by doubling, so appending is linear. */
 int ipc_buffer_reserve(Buffer *b, size_t more);
 
-/* Makes the room exactly `room` bytes, at least `size`. 0 or ENOMEM, likewise. */
+/* Makes the room exactly `room` bytes, at least `size`. 0 or ENOMEM, likewise.
+ */
 int ipc_buffer_resize(Buffer *b, size_t room);
 
 /* Frees the bytes; the Buffer is empty and usable again. */

@@ -259,8 +259,8 @@ Sets how long every later call waits by default.
 static int chan_settimeout(lua_State *L) {
   Chan *c = ipc_chan_self(L);
   ipc_check_timeout(L, 2);
-  c->timeout = lua_isnoneornil(L, 2) ? IPC_FOREVER
-                                     : ipc_seconds(lua_tonumber(L, 2));
+  c->timeout =
+      lua_isnoneornil(L, 2) ? IPC_FOREVER : ipc_seconds(lua_tonumber(L, 2));
   lua_pushboolean(L, 1);
   return 1;
 }
@@ -272,8 +272,7 @@ The largest message the channel carries.
 */
 static int chan_maxsize(lua_State *L) {
   Chan *c = ipc_chan_self(L);
-  lua_pushinteger(L,
-                  (lua_Integer)(c->writer ? c->writer : c->reader)->limit);
+  lua_pushinteger(L, (lua_Integer)(c->writer ? c->writer : c->reader)->limit);
   return 1;
 }
 
@@ -322,14 +321,11 @@ static int chan_dup(lua_State *L) {
   return err ? ipc_fail(L, c->h.ops->type, "dup", err, NULL) : 1;
 }
 
-static const luaL_Reg chan_methods[] = {{"close", chan_close},
-                                        {"__close", chan_close},
-                                        {"shutdown", chan_shutdown},
-                                        {"settimeout", chan_settimeout},
-                                        {"maxsize", chan_maxsize},
-                                        {"stats", chan_stats},
-                                        {"dup", chan_dup},
-                                        {NULL, NULL}};
+static const luaL_Reg chan_methods[] = {
+    {"close", chan_close},       {"__close", chan_close},
+    {"shutdown", chan_shutdown}, {"settimeout", chan_settimeout},
+    {"maxsize", chan_maxsize},   {"stats", chan_stats},
+    {"dup", chan_dup},           {NULL, NULL}};
 
 /* --------------------------------------------------------------- building */
 

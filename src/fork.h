@@ -6,7 +6,8 @@
 
 #include "ipc.h"
 
-/* What the parent has of a child just born; the descriptors are the caller's. */
+/* What the parent has of a child just born; the descriptors are the caller's.
+ */
 typedef struct Birth {
   pid_t pid;
   int socket; /* the channel to it */

@@ -188,9 +188,8 @@ static int frame_flush(Chan *c) {
                            {(void *)(uintptr_t)r->bytes, r->size}};
     size_t put = 0;
     int first = r->headed ? 0 : 1;
-    int err = f->wfd < 0
-                  ? EPIPE
-                  : f->io->write(f->wfd, iov + first, 2 - first, &put);
+    int err =
+        f->wfd < 0 ? EPIPE : f->io->write(f->wfd, iov + first, 2 - first, &put);
     if (err == EAGAIN || err == ENOBUFS || err == ENOMEM)
       return EAGAIN; /* the kernel lacks memory now: later */
     if (err) {
@@ -340,9 +339,9 @@ int ipc_frame_dup(lua_State *L, Chan *c) {
   Framed *f = (Framed *)c;
   if (f->in.size > 0 || f->whole || f->skip)
     return EBUSY;
-  Framed *g = ipc_chan_new(L, sizeof *g, c->h.ops, c->ops,
-                           (c->reader ? IPC_READ : 0) |
-                               (c->writer ? IPC_WRITE : 0));
+  Framed *g =
+      ipc_chan_new(L, sizeof *g, c->h.ops, c->ops,
+                   (c->reader ? IPC_READ : 0) | (c->writer ? IPC_WRITE : 0));
   g->io = f->io;
   g->packets = f->packets;
   g->rfd = g->wfd = -1;

@@ -205,12 +205,10 @@ static int handle_tostring(lua_State *L) {
   return 1;
 }
 
-static const luaL_Reg handle_methods[] = {{"pollfd", handle_pollfd},
-                                          {"events", handle_events},
-                                          {"timeout", handle_timeout},
-                                          {"__tostring", handle_tostring},
-                                          {"__gc", handle_gc},
-                                          {NULL, NULL}};
+static const luaL_Reg handle_methods[] = {
+    {"pollfd", handle_pollfd},   {"events", handle_events},
+    {"timeout", handle_timeout}, {"__tostring", handle_tostring},
+    {"__gc", handle_gc},         {NULL, NULL}};
 
 void ipc_handle_methods(lua_State *L, const luaL_Reg *methods) {
   lua_getfield(L, -1, "__index");

@@ -8,8 +8,8 @@
 #ifndef IPC_H
 #define IPC_H
 
-#include <lua.h>
 #include <lauxlib.h>
+#include <lua.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -64,9 +64,9 @@ typedef struct HandleOps {
 struct Handle {
   const HandleOps *ops;
   State *state;
-  Handle *next;  /* among the state's open handles */
-  Handle **link; /* what points here; NULL while closed */
-  Waiter *queue; /* tasks waiting on it, first come first served */
+  Handle *next;        /* among the state's open handles */
+  Handle **link;       /* what points here; NULL while closed */
+  Waiter *queue;       /* tasks waiting on it, first come first served */
   unsigned generation; /* of the process that may use it: ipc_generation */
   int moved;           /* the process it moved to, or 0 */
   bool open;
@@ -270,8 +270,8 @@ void ipc_waiters_forget(Handle *h);
 /* Calls the scheduler's wait with the `count` objects on top, the waiter in
  * `slot` and those of pending rests, for `results` of the ready ones, going on
  * in `again`. */
-void ipc_suspend(lua_State *L, int slot, int count, Nanos deadline,
-                 int results, lua_KContext context, lua_KFunction again);
+void ipc_suspend(lua_State *L, int slot, int count, Nanos deadline, int results,
+                 lua_KContext context, lua_KFunction again);
 
 /* Whether it is worth retrying instead of sleeping, until *until. */
 bool ipc_spin_start(Spin *spin, Nanos now, Nanos deadline, Nanos *until);
@@ -292,8 +292,9 @@ typedef struct Chan Chan;
 
 typedef struct ChanOps {
   /* The next message, a view that stays valid until the next op on the
-   * channel. It is there until `took` (of a stream, so many bytes). 0, EAGAIN, EPIPE; EMSGSIZE: one
-   * of m->size bytes was over the limit and is gone; EBADMSG: not a frame. */
+   * channel. It is there until `took` (of a stream, so many bytes). 0, EAGAIN,
+   * EPIPE; EMSGSIZE: one of m->size bytes was over the limit and is gone;
+   * EBADMSG: not a frame. */
   int (*recv)(Chan *c, Message *m);
   void (*took)(Chan *c, size_t size);
 
@@ -344,7 +345,7 @@ struct Chan {
   Spin spin[2];
   int ended;  /* errno that receiving ends with, once found; 0 */
   int failed; /* the same for sending */
-  int held; /* an error that recvmany found after its last message; 0 */
+  int held;   /* an error that recvmany found after its last message; 0 */
   size_t held_size;
   bool stream;
   bool ahead;    /* reads ahead: ready(READ, false) tells what is buffered */
@@ -353,7 +354,7 @@ struct Chan {
   bool tagged;
   uint32_t serial; /* counts messages taken: has one gone while Lua ran? */
   uint32_t failed_serial; /* the rest that `failed` ended */
-  size_t lost;     /* accepted bytes that had to be dropped */
+  size_t lost;            /* accepted bytes that had to be dropped */
   uint64_t sent, received, bytes_out, bytes_in, sleeps;
   Rest rest;
 };
@@ -372,8 +373,7 @@ void ipc_chan_options(lua_State *L, int index, Chan *c, size_t most);
 void *ipc_chan_new(lua_State *L, size_t size, const HandleOps *h,
                    const ChanOps *ops, int mode);
 
-void ipc_chan_type(lua_State *L, const HandleOps *ops,
-                   const luaL_Reg *methods);
+void ipc_chan_type(lua_State *L, const HandleOps *ops, const luaL_Reg *methods);
 
 /* Goes on with the rest of an accepted message, then with a shutdown that
  * waited for it; 0 when there is none. May run Lua. */

@@ -22,8 +22,8 @@ has a name: `create` (true, false, "new"), `temporary`, `permissions` ("0600"),
 @table options
 */
 static const char *const option_common[] = {
-    "create",    "temporary", "permissions", "retry", "keepalive",
-    "timeout",   "maxsize",   "linger",      "spin",  NULL};
+    "create",  "temporary", "permissions", "retry", "keepalive",
+    "timeout", "maxsize",   "linger",      "spin",  NULL};
 
 static bool option_known(const char *name, const char *const names[]) {
   for (; *names; names++)

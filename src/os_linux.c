@@ -48,7 +48,7 @@ int ipc_os_capacity(int fd, size_t want, size_t *got) {
 
 int ipc_os_socketpair(int type, int fd[2]) {
   return socketpair(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fd) ? errno
-                                                                          : 0;
+                                                                         : 0;
 }
 
 int ipc_os_mark_packets(int fd) {

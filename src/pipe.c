@@ -18,8 +18,8 @@
 /* ------------------------------------------------------------ system half */
 
 enum {
-  PIPE_LEAD = 1,              /* an empty packet write is dropped, pipe(2) */
-  PIPE_PACKET = 4096,         /* and a longer one is split */
+  PIPE_LEAD = 1,      /* an empty packet write is dropped, pipe(2) */
+  PIPE_PACKET = 4096, /* and a longer one is split */
   PIPE_CAPACITY = 1 << 30
 };
 
@@ -64,8 +64,7 @@ static int pipe_make(int fd[2], const PipeOptions *o) {
 
 static Framed *pipe_end(lua_State *L, int options, const PipeOptions *o,
                         int mode) {
-  Framed *f =
-      ipc_frame_new(L, sizeof *f, &pipe_handle, &pipe_stream, mode);
+  Framed *f = ipc_frame_new(L, sizeof *f, &pipe_handle, &pipe_stream, mode);
   f->c.stream = o->stream;
   if (o->packet)
     ipc_packet_make(f, &pipe_packets, PIPE_LEAD, PIPE_PACKET - PIPE_LEAD);
@@ -76,8 +75,10 @@ static Framed *pipe_end(lua_State *L, int options, const PipeOptions *o,
 }
 
 static int pipe_pair(lua_State *L, int options, const PipeOptions *o) {
-  Framed *a = pipe_end(L, options, o, o->duplex ? IPC_READ | IPC_WRITE : IPC_READ);
-  Framed *b = pipe_end(L, options, o, o->duplex ? IPC_READ | IPC_WRITE : IPC_WRITE);
+  Framed *a =
+      pipe_end(L, options, o, o->duplex ? IPC_READ | IPC_WRITE : IPC_READ);
+  Framed *b =
+      pipe_end(L, options, o, o->duplex ? IPC_READ | IPC_WRITE : IPC_WRITE);
   int ab[2] = {-1, -1}, ba[2] = {-1, -1};
   int err = pipe_make(ba, o);
   if (!err && o->duplex) {
@@ -157,8 +158,7 @@ static const char *const pipe_schemes[] = {"pipe", NULL};
 static const Kind pipe_kinds[] = {
     {"pipe", "pipe", "one way", "message, stream", "related",
      IPC_LIVENESS | IPC_EMPTY | IPC_DESCRIPTOR},
-    {"pipe, packets", "pipe?packet=true", "one way", "message",
-     "related",
+    {"pipe, packets", "pipe?packet=true", "one way", "message", "related",
      IPC_LIVENESS | IPC_EMPTY | IPC_DESCRIPTOR | IPC_MANY_READERS |
          IPC_MANY_WRITERS},
     {NULL, NULL, NULL, NULL, NULL, 0}};

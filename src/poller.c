@@ -307,8 +307,8 @@ static void poll_look(lua_State *L, Poll *p) {
       p->first = e[i].due;
   }
   for (int i = 0; i < count; i++) {
-    e[i].ready = e[i].handle ? poll_ready(&e[i], false)
-                             : poll_returned(L, i + 1, &e[i]);
+    e[i].ready =
+        e[i].handle ? poll_ready(&e[i], false) : poll_returned(L, i + 1, &e[i]);
     p->some = p->some || e[i].ready;
     p->all = p->all && e[i].ready;
   }

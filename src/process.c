@@ -28,10 +28,10 @@ typedef struct Process {
   int ended_fd; /* readable once the child has ended: a pidfd, or the reading
                    end of a pipe that only the child can write; -1 */
   bool pidfd;
-  int report;  /* the file in which the child leaves its results; -1 */
+  int report; /* the file in which the child leaves its results; -1 */
   bool reaped;
-  bool known;  /* status means something: nobody else reaped it */
-  int status;  /* of waitpid(2) */
+  bool known; /* status means something: nobody else reaped it */
+  int status; /* of waitpid(2) */
 } Process;
 
 /* ------------------------------------------------------------ system half */
@@ -93,15 +93,14 @@ static int process_kill(Process *p, int signal) {
 static const struct {
   const char *name;
   int number;
-} signals[] = {{"TERM", SIGTERM}, {"KILL", SIGKILL}, {"INT", SIGINT},
-               {"HUP", SIGHUP},   {"QUIT", SIGQUIT}, {"USR1", SIGUSR1},
-               {"USR2", SIGUSR2}, {"STOP", SIGSTOP}, {"CONT", SIGCONT},
-               {"TSTP", SIGTSTP}, {"ALRM", SIGALRM}, {"PIPE", SIGPIPE},
-               {"CHLD", SIGCHLD}, {"ABRT", SIGABRT}, {"SEGV", SIGSEGV},
-               {"BUS", SIGBUS},   {"FPE", SIGFPE},   {"ILL", SIGILL},
-               {"TRAP", SIGTRAP}, {"XCPU", SIGXCPU}, {"XFSZ", SIGXFSZ},
-               {"SYS", SIGSYS},   {"TTIN", SIGTTIN}, {"TTOU", SIGTTOU},
-               {"WINCH", SIGWINCH}};
+} signals[] = {
+    {"TERM", SIGTERM},  {"KILL", SIGKILL}, {"INT", SIGINT},   {"HUP", SIGHUP},
+    {"QUIT", SIGQUIT},  {"USR1", SIGUSR1}, {"USR2", SIGUSR2}, {"STOP", SIGSTOP},
+    {"CONT", SIGCONT},  {"TSTP", SIGTSTP}, {"ALRM", SIGALRM}, {"PIPE", SIGPIPE},
+    {"CHLD", SIGCHLD},  {"ABRT", SIGABRT}, {"SEGV", SIGSEGV}, {"BUS", SIGBUS},
+    {"FPE", SIGFPE},    {"ILL", SIGILL},   {"TRAP", SIGTRAP}, {"XCPU", SIGXCPU},
+    {"XFSZ", SIGXFSZ},  {"SYS", SIGSYS},   {"TTIN", SIGTTIN}, {"TTOU", SIGTTOU},
+    {"WINCH", SIGWINCH}};
 
 static const char *signal_name(int number) {
   for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
@@ -148,8 +147,7 @@ static int process_fork(lua_State *L) {
   int n = lua_gettop(L);
   luaL_checkstack(L, 20, NULL);
   Process *p = (Process *)ipc_frame_new(L, sizeof *p, &process_handle,
-                                        &process_stream,
-                                        IPC_READ | IPC_WRITE);
+                                        &process_stream, IPC_READ | IPC_WRITE);
   p->ended_fd = p->report = -1;
   p->f.c.h.moves = false;
   Birth b;
@@ -176,8 +174,8 @@ static int report_read(int fd, Buffer *b) {
   for (;;) {
     if (ipc_buffer_reserve(b, 4096))
       return ENOMEM;
-    ssize_t n = pread(fd, b->bytes + b->size, b->room - b->size,
-                      (off_t)b->size);
+    ssize_t n =
+        pread(fd, b->bytes + b->size, b->room - b->size, (off_t)b->size);
     if (n < 0 && errno == EINTR)
       continue;
     if (n < 0)
@@ -253,8 +251,8 @@ static void reason_push(lua_State *L, const Process *p) {
     lua_pushboolean(L, WCOREDUMP(p->status));
     reason_field(L, "core");
 #endif
-    lua_pushfstring(L, "child %d: killed by signal %d%s%s", (int)p->pid,
-                    number, name ? ", " : "", name ? name : "");
+    lua_pushfstring(L, "child %d: killed by signal %d%s%s", (int)p->pid, number,
+                    name ? ", " : "", name ? name : "");
   } else {
     lua_pushliteral(L, "exit");
     reason_field(L, "kind");
@@ -469,8 +467,8 @@ static int process_stop(lua_State *L) {
 
 /***
 Gives the child 5 seconds to end by itself (its `ipc.parent` says `closed`, to
-receiving and to sending), then stops it. Leaving the block of a `<close>` variable does this;
-leaving it by an error stops the child at once.
+receiving and to sending), then stops it. Leaving the block of a `<close>`
+variable does this; leaving it by an error stops the child at once.
 @function process:close
 @treturn boolean true; or nil, "N bytes unsent", errno
 */
@@ -515,12 +513,10 @@ static int process_index(lua_State *L) {
   return 1;
 }
 
-static const luaL_Reg process_methods[] = {{"wait", process_wait},
-                                           {"kill", process_signal},
-                                           {"stop", process_stop},
-                                           {"close", process_close_call},
-                                           {"__close", process_close_scope},
-                                           {NULL, NULL}};
+static const luaL_Reg process_methods[] = {
+    {"wait", process_wait},           {"kill", process_signal},
+    {"stop", process_stop},           {"close", process_close_call},
+    {"__close", process_close_scope}, {NULL, NULL}};
 
 static void process_setup(lua_State *L) {
   bool again = lua_rawgetp(L, LUA_REGISTRYINDEX, &process_handle) != LUA_TNIL;
@@ -539,6 +535,5 @@ static void process_setup(lua_State *L) {
 static const luaL_Reg process_functions[] = {
     {"fork", process_fork}, {"parent", ipc_fork_parent}, {NULL, NULL}};
 
-const Room ipc_room_process = {.name = "process",
-                               .functions = process_functions,
-                               .setup = process_setup};
+const Room ipc_room_process = {
+    .name = "process", .functions = process_functions, .setup = process_setup};

@@ -19,7 +19,7 @@
  */
 
 enum {
-  RECV_DECODE = 2048,     /* bytes decoded off the C stack */
+  RECV_DECODE = 2048,    /* bytes decoded off the C stack */
   RECV_LARGE = 128 << 10 /* bytes that malloc maps by themselves */
 };
 
@@ -464,11 +464,8 @@ static int chan_lines(lua_State *L) {
   return 1;
 }
 
-const luaL_Reg ipc_recv_methods[] = {{"recv", chan_recv},
-                                     {"get", chan_get},
-                                     {"recvmany", chan_recvmany},
-                                     {"read", chan_read},
-                                     {"messages", chan_messages},
-                                     {"values", chan_values},
-                                     {"lines", chan_lines},
-                                     {NULL, NULL}};
+const luaL_Reg ipc_recv_methods[] = {
+    {"recv", chan_recv},         {"get", chan_get},
+    {"recvmany", chan_recvmany}, {"read", chan_read},
+    {"messages", chan_messages}, {"values", chan_values},
+    {"lines", chan_lines},       {NULL, NULL}};

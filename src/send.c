@@ -168,9 +168,7 @@ static int chan_put(lua_State *L) {
     }
     if (S->scratch.room > SEND_SCRATCH && err != EAGAIN)
       ipc_buffer_free(&S->scratch);
-    int n = err == EAGAIN
-                ? 0
-                : send_result(L, self, c, "put", m.size, err);
+    int n = err == EAGAIN ? 0 : send_result(L, self, c, "put", m.size, err);
     if (n > 0)
       return n;
     if (n < 0)

@@ -140,14 +140,14 @@ static void socket_setup(lua_State *L) {
 
 static const char *const socket_schemes[] = {"unix", NULL};
 
-static const Kind socket_kinds[] = {
-    {"unix stream", "unix", "both ways", "message, stream", "this system",
-     IPC_LIVENESS | IPC_EMPTY | IPC_DESCRIPTOR},
-    {"unix seqpacket", "unix?type=seqpacket", "both ways", "message",
-     "this system",
-     IPC_LIVENESS | IPC_EMPTY | IPC_DESCRIPTOR | IPC_MANY_READERS |
-         IPC_MANY_WRITERS},
-    {NULL, NULL, NULL, NULL, NULL, 0}};
+static const Kind socket_kinds[] = {{"unix stream", "unix", "both ways",
+                                     "message, stream", "this system",
+                                     IPC_LIVENESS | IPC_EMPTY | IPC_DESCRIPTOR},
+                                    {"unix seqpacket", "unix?type=seqpacket",
+                                     "both ways", "message", "this system",
+                                     IPC_LIVENESS | IPC_EMPTY | IPC_DESCRIPTOR |
+                                         IPC_MANY_READERS | IPC_MANY_WRITERS},
+                                    {NULL, NULL, NULL, NULL, NULL, 0}};
 
 static bool socket_has(const Kind *k) {
   int fd[2];

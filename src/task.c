@@ -140,8 +140,8 @@ void ipc_waiter_add(lua_State *L, int slot, Handle *h, int want) {
   waiter_enter(w, h);
 }
 
-void ipc_suspend(lua_State *L, int slot, int count, Nanos deadline,
-                 int results, lua_KContext context, lua_KFunction again) {
+void ipc_suspend(lua_State *L, int slot, int count, Nanos deadline, int results,
+                 lua_KContext context, lua_KFunction again) {
   State *S = ipc_state(L);
   Waiter *first = lua_touserdata(L, slot);
   first->deadline = deadline;

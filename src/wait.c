@@ -141,8 +141,8 @@ int ipc_sleep(State *S, size_t count, Nanos deadline) {
       left = 0;
   }
   size_t ready = 0;
-  int err = ipc_os_poll((struct pollfd *)(void *)S->polls.bytes, all, left,
-                        &ready);
+  int err =
+      ipc_os_poll((struct pollfd *)(void *)S->polls.bytes, all, left, &ready);
   ipc_os_sweep();
   if (err)
     return err;
@@ -167,7 +167,8 @@ static int run_failed(lua_State *L, const Op *op, Handle *h, int err) {
   return run_finish(L, op, n);
 }
 
-/* Closed answers in the op's own form; what is no end of the channel does not. */
+/* Closed answers in the op's own form; what is no end of the channel does not.
+ */
 static int run_refused(lua_State *L, const Op *op, Handle *h) {
   int n = ipc_handle_refuse(L, h, op->name);
   if (!op->failed || lua_tointeger(L, -1) != EPIPE)
@@ -198,9 +199,9 @@ static int run_wait(lua_State *L, Run *r, int want) {
   State *S = h->state;
   lua_KContext context = (lua_KContext)r->op;
   Nanos deadline;
-  int err = ipc_deadline(L, r->op->deadline,
-                         h->channel ? ((Chan *)h)->timeout : IPC_FOREVER,
-                         &deadline);
+  int err =
+      ipc_deadline(L, r->op->deadline,
+                   h->channel ? ((Chan *)h)->timeout : IPC_FOREVER, &deadline);
   if (err)
     return err;
   Nanos now = ipc_now();
@@ -212,8 +213,8 @@ static int run_wait(lua_State *L, Run *r, int want) {
   if (ipc_in_task(L, S)) {
     int slot = r->op->top + 1;
     if (!r->waiter)
-      r->waiter = ipc_waiter_open(L, ipc_handle_part(h, want), want,
-                                  r->op->closing);
+      r->waiter =
+          ipc_waiter_open(L, ipc_handle_part(h, want), want, r->op->closing);
     ipc_suspend(L, slot, 0, deadline, 0, context, run);
     ipc_waiter_settle(L, slot);
     return 0;
@@ -235,9 +236,8 @@ static int run_wait(lua_State *L, Run *r, int want) {
   S->polls.size = 0;
   if (ipc_buffer_reserve(&S->polls, sizeof(struct pollfd)))
     return ENOMEM;
-  *(struct pollfd *)(void *)S->polls.bytes =
-      (struct pollfd){h->ops->descriptor(h, want),
-                      want == IPC_WRITE ? POLLOUT : POLLIN, 0};
+  *(struct pollfd *)(void *)S->polls.bytes = (struct pollfd){
+      h->ops->descriptor(h, want), want == IPC_WRITE ? POLLOUT : POLLIN, 0};
   if (h->channel)
     ((Chan *)h)->sleeps++;
   err = ipc_sleep(S, 1, deadline);
@@ -344,9 +344,8 @@ static int wait_sleep(lua_State *L) {
 }
 
 void ipc_wait_open(lua_State *L) {
-  static const luaL_Reg functions[] = {{"now", wait_now},
-                                       {"sleep", wait_sleep},
-                                       {NULL, NULL}};
+  static const luaL_Reg functions[] = {
+      {"now", wait_now}, {"sleep", wait_sleep}, {NULL, NULL}};
   luaL_setfuncs(L, functions, 0);
 
   if (luaL_loadstring(L, "") != LUA_OK)

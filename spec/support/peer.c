@@ -1,5 +1,5 @@
-/* For specs whose peer is not this library: becomes another program, with
- * descriptors that are close-on-exec and non-blocking until then. */
+/* For specs whose peer is not this library: another program, a fork(2) that it
+ * does not know of, and a Lua state that is not ours. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -8,8 +8,10 @@
 
 #include <lauxlib.h>
 #include <lua.h>
+#include <lualib.h>
 
-/* exec({descriptor, ...}, program, argument, ...) -> only nil, message */
+/* exec({descriptor, ...}, program, argument, ...) -> only nil, message
+ * The descriptors are close-on-exec and non-blocking until then. */
 static int peer_exec(lua_State *L) {
   enum { MOST = 16 };
   const char *argument[MOST + 1] = {NULL};
@@ -30,9 +32,30 @@ static int peer_exec(lua_State *L) {
   return 2;
 }
 
+/* fork() -> what fork(2) returns */
+static int peer_fork(lua_State *L) {
+  lua_pushinteger(L, fork());
+  return 1;
+}
+
+/* state(code) -> the integer that it returns; the state is never closed */
+static int peer_state(lua_State *L) {
+  lua_State *other = luaL_newstate();
+  if (!other)
+    return luaL_error(L, "not enough memory");
+  luaL_openlibs(other);
+  if (luaL_dostring(other, luaL_checkstring(L, 1)))
+    return luaL_error(L, "%s", lua_tostring(other, -1));
+  lua_pushinteger(L, lua_tointeger(other, -1));
+  return 1;
+}
+
 int luaopen_spec_peer(lua_State *L);
 int luaopen_spec_peer(lua_State *L) {
-  static const luaL_Reg functions[] = {{"exec", peer_exec}, {NULL, NULL}};
+  static const luaL_Reg functions[] = {{"exec", peer_exec},
+                                       {"fork", peer_fork},
+                                       {"state", peer_state},
+                                       {NULL, NULL}};
   luaL_newlib(L, functions);
   return 1;
 }

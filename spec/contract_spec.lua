@@ -304,6 +304,7 @@ for _, row in ipairs(rooms) do
         bad(1, "recvmany", 0)
         bad(1, "recvmany", -1)
         bad(1, "recvmany", 1.5)
+        bad(1, "recvmany", "2")
         bad(2, "recvmany", 1, "1")
       end)
 
@@ -636,9 +637,8 @@ for _, row in ipairs(rooms) do
         fails(E.EMSGSIZE, "11.*10", w:send(("x"):rep(11)))
         fails(E.EMSGSIZE, "%.put: .*12.*10", w:put(("x"):rep(11)))
         assert(w:send(("y"):rep(10)))
-        local n, _, errno, sent = w:sendmany { "a", ("x"):rep(11), "b" }
-        assert.is_nil(n)
-        assert.are.equal(E.EMSGSIZE, errno)
+        local n, message, errno, sent = w:sendmany { "a", ("x"):rep(11), "b" }
+        fails(E.EMSGSIZE, "%.sendmany: 11.*10", n, message, errno)
         assert.are.equal(1, sent)
         assert.are.equal(("y"):rep(10), r:recv())
         assert.are.equal("a", r:recv())
@@ -1567,6 +1567,42 @@ describe("the contract:", function()
     raises("bad argument #1 to 'pair'", function() ipc.pair(42) end)
     raises("bad argument #2 to 'pair'", function() ipc.pair("pipe", 42) end)
     raises("unknown option 'colour'", function() ipc.pair "pipe?colour=red" end)
+  end)
+
+  it("options that all mechanisms have are checked by all", function()
+    for _, mechanism in ipairs(ipc.mechanisms()) do
+      for name, values in pairs {
+        permissions = { 600, false }, create = { "bogus", 1 }, temporary = { 1, "yes" },
+        keepalive = { 1 }, retry = { "often", {} }, timeout = { "1" }, linger = { true },
+      } do
+        for _, value in ipairs(values) do
+          raises("^spec/contract_spec.lua:%d+: bad argument #2 to 'pair' %(option '" .. name .. "': ",
+            function() ipc.pair(mechanism.address, { [name] = value }) end)
+        end
+      end
+    end
+  end)
+
+  it("mistakes in an address blame the caller's line", function()
+    for _, address in ipairs { ":", "carrier", "pipe:/named", "pipe?colour=red", 42 } do
+      raises("^spec/contract_spec.lua:%d+: ", function() ipc.pair(address) end)
+    end
+  end)
+
+  it("Ctrl-C that came while a coroutine computed ends its next blocked call", function()
+    local text, status = with.shell(with.command [[
+      local ipc = require "ipc"
+      local r, w = ipc.pipe()
+      coroutine.wrap(function()
+        assert(io.popen("kill -INT " .. ipc.pid()):close())
+        print(r:recv(5))
+      end)()
+      print "went on"
+    ]])
+    assert.matches("^nil\tinterrupted\t" .. E.EINTR .. "\n", text)
+    assert.matches("interrupted!", text)
+    assert.is_nil(text:find "went on")
+    assert.are.equal(1, status)
   end)
 
   it("errno maps names and numbers both ways", function()

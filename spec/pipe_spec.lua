@@ -325,6 +325,30 @@ describe("frames on a pipe", function()
     assert.are.same({ A = EACH, B = EACH, C = EACH, D = EACH }, count)
   end)
 
+  it("of lists of many writing processes stay whole as well", function()
+    local WRITERS <const>, EACH <const>, TIMES <const> = 3, 50, 20
+    local r, w = pipe()
+    for i = 1, WRITERS do
+      local mine, list = w:dup(), {}
+      for n = 1, EACH do
+        list[n] = string.char(64 + i):rep(1000)
+      end
+      fork(function()
+        for _ = 1, TIMES do
+          assert(mine:sendmany(list))
+        end
+      end)
+    end
+    w:close()
+    local count = {}
+    for message in r:messages() do
+      local letter = message:sub(1, 1)
+      assert.are.equal(letter:rep(1000), message)
+      count[letter] = (count[letter] or 0) + 1
+    end
+    assert.are.same({ A = EACH * TIMES, B = EACH * TIMES, C = EACH * TIMES }, count)
+  end)
+
   it("are a 4-byte big-endian length and the bytes", function()
     local r, w = pipe()
     assert.is_true(w:send "hello")
@@ -406,6 +430,44 @@ describe("frames on a pipe", function()
     assert.are.equal("whole", r:recv())
     assert.are.same({ nil, "closed", E.EPIPE }, { r:recv() })
     assert.are.same({ nil, "closed", E.EPIPE }, { r:recv() })
+  end)
+
+  it("that another wait found lost are told by flush", function()
+    local r, w = pipe()
+    assert.is_true(w:send(text(MIB), nil, 0))
+    r:close()
+    ipc.sleep(0.001)
+    assert.are.same({ nil, "closed", E.EPIPE }, { w:flush() })
+  end)
+
+  it("of many MiB leave no memory behind once a small one came", function()
+    if not peer.has_proc then
+      return pending "needs /proc/self/statm"
+    end
+    local output = peer.run([[
+      local function resident()
+        collectgarbage()
+        collectgarbage()
+        local file <close> = io.open "/proc/self/statm"
+        return select(2, file:read("n", "n")) * 4
+      end
+      local r, w = ipc.pipe { timeout = 10 }
+      ipc.fork(function()
+        w:send "first"
+        w:send(("x"):rep(48 << 20)) -- the allocator gives back what is so large
+        w:send "last"
+      end)
+      local sizes = { #r:recv() }
+      local before = resident()
+      sizes[2], sizes[3] = #r:recv(), #r:recv()
+      print(sizes[1], sizes[2] >> 20, sizes[3], (resident() - before) // 1024)
+    ]], { env = {
+      IPC_WITHOUT = "mallopt",
+      LD_PRELOAD = peer.unfailing(),
+      ASAN_OPTIONS = (os.getenv "ASAN_OPTIONS" or "")
+        .. ":quarantine_size_mb=0:thread_local_quarantine_size_kb=0",
+    } })
+    assert.are.equal("5\t48\t4\t0\n", output)
   end)
 
   it("larger than the pipe go through whole", function()
@@ -500,6 +562,15 @@ describe("a stream on a pipe", function()
     assert.is_true(w:send "x")
     assert.are.same({ nil, "timeout", E.ETIMEDOUT }, { r:read(2, 0) })
     assert.are.equal("x", r:recv())
+  end)
+
+  it("finds the line in what a read by count gathered before its timeout", function()
+    local r, w = stream()
+    assert.is_true(w:send "a\nb")
+    assert.are.same({ nil, "timeout", E.ETIMEDOUT }, { r:read(10, 0) })
+    assert.are.equal("a", r:read("l", 0))
+    assert.is_true(w:send "c\n")
+    assert.are.equal("bc", r:read("l", 0))
   end)
 
   it("closed before its count keeps what came for recv", function()

@@ -21,6 +21,15 @@ local function running(fn, ...)
   return child
 end
 
+-- More than any medium holds, and shows what came twice or not at all.
+local function numbers()
+  local list = {}
+  for i = 1, 100000 do
+    list[i] = ("%08d"):format(i)
+  end
+  return table.concat(list)
+end
+
 describe("a forked child", function()
   after_each(peer.clean)
 
@@ -68,6 +77,13 @@ describe("a forked child", function()
     assert.are.same({ true, "child's" }, { child:wait() })
     assert.are.equal("before", _G.shared)
     _G.shared = nil
+  end)
+
+  it("has one handle here: dup answers ENOTSUP", function()
+    local ok, message, errno = running():dup()
+    assert.is_nil(ok)
+    assert.matches("^ipc%.process%.dup: ", message)
+    assert.are.equal(E.ENOTSUP, errno)
   end)
 
   it("is refused as other than a function", function()
@@ -476,6 +492,20 @@ describe("the child of a fork", function()
     assert.are.equal("0\n0\n", output)
   end)
 
+  it("that was dropped is reaped by any later wait", function()
+    local pid = assert(ipc.fork(function() end)).pid
+    collectgarbage()
+    collectgarbage()
+    local r = pipe()
+    local limit = ipc.now() + peer.limit
+    local file
+    repeat
+      r:recv(0.001)
+      file = io.open(("/proc/%d/stat"):format(pid))
+    until not (file and file:close()) or ipc.now() > limit
+    assert.is_nil(file)
+  end)
+
   it("is waited for although SIGCHLD is ignored", function()
     local output = run([[
       local child = assert(ipc.fork(function() return "result", 2 end))
@@ -516,6 +546,28 @@ describe("the end of a child by the parent's wish", function()
     assert.is_true(child:close())
     assert.are.same({ true, 5000050000 }, { child:wait() })
     assert.are.same({ "exit", 0 }, { child.reason.kind, child.reason.code })
+  end)
+
+  it("comes to one that sends: close answers closed to it as well", function()
+    local child = fork(function()
+      repeat until not ipc.parent:put(("x"):rep(10000))
+      return "told"
+    end)
+    assert.is_string(child:get())
+    assert.is_true(child:close())
+    assert.are.same({ true, "told" }, { child:wait() })
+  end)
+
+  it("tells what it never read", function()
+    local r, w = pipe()
+    local child = fork(function() r:recv() end)
+    assert.is_true(child:send(numbers(), nil, 0))
+    w:close()
+    local ok, message, errno = child:close()
+    assert.is_nil(ok)
+    assert.matches("^%d+ bytes unsent$", message)
+    assert.are.equal(E.EPIPE, errno)
+    assert.are.equal("exit", child.reason.kind)
   end)
 
   it("comes with the end of a block", function()
@@ -668,6 +720,49 @@ describe("handles at a fork", function()
     end
   end)
 
+  it("with a rest on its way take it along: it arrives once", function()
+    local r1, w1 = pipe()
+    local r2, w2 = pipe()
+    for _, ends in ipairs { { peer.pair "unix" }, { r2, peer.keep(ipc.duplex(r1, w2)) } } do
+      local r, w = ends[1], ends[2]
+      assert.is_true(w:send(numbers(), nil, 0))
+      assert.are.same({ nil, "timeout", E.ETIMEDOUT }, { r:recv(0) }) -- now there is room
+      local child = fork(function(mine) return mine:flush() end, w)
+      assert.is_true(r:recv() == numbers())
+      assert.are.same({ nil, "closed", E.EPIPE }, { r:recv() })
+      assert.are.same({ true, true }, { child:wait() })
+    end
+    w1:close()
+  end)
+
+  it("of another Lua state of the program are closed in the child", function()
+    if not peer.has_proc then
+      return pending "needs /proc/self/fdinfo"
+    end
+    assert.are.equal("true\ttrue\n", run [[
+      local fd = require "spec.peer".state "r, w = require 'ipc'.pipe() return w:pollfd()"
+      local function held()
+        local file <close> = io.open("/proc/self/fdinfo/" .. fd)
+        return file ~= nil
+      end
+      local _, there = ipc.fork(held):wait(10)
+      print(held(), there == false)
+    ]])
+  end)
+
+  it("that a fork(2) of others copied do not keep the copy busy", function()
+    assert.are.equal("timeout\ttrue\n", run [[
+      local r, w = ipc.pipe()
+      assert(w:send(("x"):rep(200000), nil, 0))
+      r:recv(0) -- the kernel has room for the rest
+      if require "spec.peer".fork() == 0 then
+        local reader = ipc.pipe()
+        local clock = os.clock()
+        print(select(2, reader:recv(0.5)), os.clock() - clock < 0.1)
+      end
+    ]])
+  end)
+
   it("that do not move are closed in the child, so that ends are seen", function()
     local ends = {}
     for i = 1, 3 do
@@ -818,6 +913,24 @@ describe("the end of the program", function()
     assert.is_true(r:read "a" == sent)
   end)
 
+  it("of a child lasts as long as its channels linger", function()
+    local r, w = pipe { linger = peer.limit }
+    local child = fork(function() return w:send(numbers(), nil, 0) end)
+    assert.are.same({ nil, "timeout", E.ETIMEDOUT }, { child:wait(1.5) })
+    assert.is_true(r:recv() == numbers())
+    assert.are.same({ true, true }, { child:wait() })
+  end)
+
+  it("of a child is an error when accepted messages were lost", function()
+    local r, w = pipe { linger = 0 }
+    local child = fork(function() return w:send(numbers(), nil, 0) end)
+    local ok, message, errno = child:wait()
+    assert.is_nil(ok)
+    assert.matches("accepted", message)
+    assert.are.equal(0, errno)
+    assert.are.same({ nil, "closed", E.EPIPE }, { r:recv() })
+  end)
+
   it("is clean with children, channels and rests open: os.exit(true, true)", function()
     local output, ok = run [[
       local r, w = ipc.pipe()
@@ -914,6 +1027,22 @@ describe("forking inside a task", function()
     end)
     assert.is_false(told[1])
     assert.matches("moved to %d+ %(spec/process_spec.lua:%d+%): dup%(%) keeps one", told[2])
+  end)
+
+  it("moves an end with a rest away under a task that waits on it: the rest arrives once", function()
+    local a, b = peer.pair "unix"
+    local told, got
+    scheduled(function()
+      told = pcall(b.recv, b)
+    end, function()
+      assert(b:send(numbers(), nil, 0))
+      peer.keep(ipc.fork(function() return b:flush() end))
+      collectgarbage() -- the message itself
+      collectgarbage()
+      got = { a:recv() == numbers(), (select(2, a:recv())) }
+    end)
+    assert.is_false(told)
+    assert.are.same({ true, "closed" }, got)
   end)
 end)
 

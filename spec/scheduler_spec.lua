@@ -23,7 +23,7 @@ local schedulers = {
         local ok, message = controller:step(seconds)
         if not ok then error(message, 0) end
       end
-      local running = {}
+      local running = { turns = 0 }
       function running.go(_, f, ...)
         local arguments = table.pack(...)
         controller:wrap(function()
@@ -35,6 +35,7 @@ local schedulers = {
       function running.run(_, seconds)
         local limit = ipc.now() + seconds
         while not controller:empty() do
+          running.turns = running.turns + 1
           step(limit - ipc.now())
           if ipc.now() > limit then error(controller:count() .. " tasks still wait", 0) end
         end
@@ -196,6 +197,20 @@ for _, kind in ipairs(schedulers) do
           for i = 1, 2 do assert.are.same({ nil, "closed", E.EPIPE }, results[i]) end
         end)
 
+        it("shutdown by another task gives the senders `closed`", function()
+          local r, w = open(row)
+          local text, results = ("x"):rep(1000), {}
+          local n = with.fill(w, text)
+          for i = 1, 2 do
+            s:go(function() results[i] = { w:send(text) } end)
+          end
+          s:go(function() assert(w:shutdown()) end)
+          s:run(PATIENCE)
+          for i = 1, 2 do assert.are.same({ nil, "closed", E.EPIPE }, results[i]) end
+          for _ = 1, n do assert.is_string(r:recv()) end
+          assert.are.same({ nil, "closed", E.EPIPE }, { r:recv() })
+        end)
+
         it("one end receives and sends at once where it can", function()
           local a, b = open(row)
           if not row.both then
@@ -267,6 +282,92 @@ for _, kind in ipairs(schedulers) do
       s:run(PATIENCE)
       assert.are.equal(BIG, got)
       assert.are.same({ "goes on", "closed" }, trace)
+    end)
+
+    it("close that lingers, and a child's close and stop, sleep while they wait", function()
+      local _, w = pipe { linger = 0.2 }
+      assert(w:send(BIG, nil, 0))
+      local leaving = with.fork(function()
+        ipc.parent:recv() -- until close
+        ipc.sleep(0.2)
+      end)
+      local stopped = with.fork(function() ipc.sleep(PATIENCE) end)
+      assert(stopped:kill "STOP") -- so it does not hear TERM
+      for _, wait in ipairs {
+        function() assert.is_nil((w:close())) end,
+        function() assert.is_true(leaving:close()) end,
+        function() assert.is_true(stopped:stop(0.2)) end,
+      } do
+        local turns, seconds = s.turns, nil
+        s:go(function()
+          local start = ipc.now()
+          wait()
+          seconds = ipc.now() - start
+        end)
+        s:run(PATIENCE)
+        assert.is_true(seconds >= 0.2)
+        assert.is_true(s.turns - turns < 100, s.turns - turns .. " turns of the loop")
+      end
+    end)
+
+    it("closing what others poll for its rest disturbs neither them nor the number's next owner",
+      function()
+        local r = pipe()
+        local r1, lost = pipe { linger = 0 }
+        assert(lost:send(BIG, nil, 0))
+        local number, word, sent, empty = lost:pollfd(), nil, nil, false
+        s:go(function()
+          word = select(2, r:recv(0.05))
+          assert.is_true(empty)
+        end)
+        s:go(function()
+          assert.is_nil((lost:close()))
+          assert.is_true(r1:close())
+          local r2, w2 = pipe()
+          assert.is_true(w2:pollfd() >= number)
+          with.fill(w2, ("x"):rep(1000))
+          s:go(function()
+            while r2:recv(0) do end
+            empty = true
+          end)
+          sent = w2:send(("x"):rep(1000))
+        end)
+        s:run(PATIENCE)
+        assert.are.equal("timeout", word)
+        assert.is_true(sent)
+      end)
+
+    it("sendmany whose last message is lost on its way counts those before it", function()
+      local r, w = pipe()
+      local results
+      s:go(function() results = { w:sendmany { "one", BIG } } end)
+      s:go(function() r:close() end)
+      s:run(PATIENCE)
+      assert.are.same({ nil, "closed", E.EPIPE, 1 }, results)
+    end)
+
+    it("close of a duplex wakes who waits for its part", function()
+      local r = pipe()
+      local _, w = pipe()
+      local both = with.close(ipc.duplex(r, w))
+      local results
+      s:go(function() results = { r:recv() } end)
+      s:go(function() both:close() end)
+      s:run(PATIENCE)
+      assert.are.same({ nil, "closed", E.EPIPE }, results)
+    end)
+
+    it("what a part reads ahead reaches who waits for the duplex", function()
+      local r, w1 = pipe()
+      local _, w = pipe()
+      local both = with.close(ipc.duplex(r, w))
+      local got
+      s:go(function() got = both:recv() end)
+      if kind.own then s:step() end
+      assert(w1:sendmany { "one", "two" })
+      assert.are.equal("one", r:recv()) -- by the main coroutine
+      s:run(PATIENCE)
+      assert.are.equal("two", got)
     end)
 
     it("iterators, values and lists wait like everything else", function()
@@ -502,6 +603,22 @@ for _, kind in ipairs(schedulers) do
         assert.are.equal("x", got)
       end)
 
+      it("a child of a program with cqueues can use cqueues itself", function()
+        local child = with.fork(function()
+          local controller = require "ipc.cqueues".new()
+          local a, b = assert(ipc.pair "unix")
+          local answer
+          controller:wrap(function()
+            assert(a:send "question")
+            answer = a:recv(5)
+          end)
+          controller:wrap(function() assert(b:send("answer to " .. b:recv(5))) end)
+          assert(controller:loop())
+          return answer
+        end)
+        assert.are.same({ true, "answer to question" }, { child:wait(PATIENCE) })
+      end)
+
       it("a message read ahead is ready for cqueues too", function()
         local r, w = pipe()
         assert(w:sendmany { "1", "2" })
@@ -563,6 +680,16 @@ for _, kind in ipairs(schedulers) do
       assert(w:send "x")
       s:run(PATIENCE)
       assert.are.same({ nil, "x" }, got)
+    end)
+
+    it("coroutine.close of a task in ipc.poll keeps nothing: a close is seen at once", function()
+      local a, b = open(rooms.find "unix stream")
+      local task = s:go(function() ipc.poll { b } end)
+      s:step()
+      assert(coroutine.close(task))
+      s:drop(task)
+      assert.is_true(b:close())
+      assert.are.same({ nil, "closed", E.EPIPE }, { a:recv(0) })
     end)
 
     it("so does a task that is dropped and collected", function()

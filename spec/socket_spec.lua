@@ -99,6 +99,18 @@ describe("a pair of unix sockets", function()
     assert.are.same({ nil, "closed", E.EPIPE }, { b:recv() })
   end)
 
+  it("gives what was sent before a close that left data unread", function()
+    for _, open in ipairs(kinds) do
+      local a, b = open()
+      assert.is_true(a:send "unread")
+      assert.is_true(b:send "answer" and b:send "second answer")
+      assert.is_true(b:close())
+      assert.are.equal("answer", a:recv())
+      assert.are.equal("second answer", a:recv())
+      assert.are.same({ nil, "closed", E.EPIPE }, { a:recv() })
+    end
+  end)
+
   it("tells that the other side was killed", function()
     for _, open in ipairs(kinds) do
       local a, b = open()

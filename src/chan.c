@@ -217,15 +217,8 @@ static int chan_close(lua_State *L) {
   Chan *self = (Chan *)ipc_handle_closable(L);
   Handle *h = &self->h;
   lua_settop(L, 1);
-  if (!h->open || h->leaving) /* a close that raised can be called again */
+  if (!ipc_handle_begin_close(L, h))
     return lua_pushboolean(L, 1), 1;
-  if (h->generation != ipc_generation) {
-    ipc_handle_release(h, IPC_DROP);
-    return lua_pushboolean(L, 1), 1;
-  }
-  h->closing = true;
-  for (int want = IPC_READ; want <= IPC_WRITE; want <<= 1)
-    ipc_wake(L, ipc_handle_part(h, want));
   lua_pushnumber(L, (lua_Number)self->linger / 1e9);
   return ipc_run(L, &close_op);
 }

@@ -58,6 +58,20 @@ void ipc_handle_release(Handle *h, How how) {
   h->ops->close(h, h->foreign ? IPC_DROP : how);
 }
 
+/* One whose close raised (a hook, a scheduler) can be closed again. */
+bool ipc_handle_begin_close(lua_State *L, Handle *h) {
+  if (!h->open || h->leaving)
+    return false;
+  if (h->generation != ipc_generation) {
+    ipc_handle_release(h, IPC_DROP);
+    return false;
+  }
+  h->closing = true;
+  for (int want = IPC_READ; want <= IPC_WRITE; want <<= 1)
+    ipc_wake(L, ipc_handle_part(h, want));
+  return true;
+}
+
 /* A scheduler keeps polling the descriptor until the last task that waits on
  * it has run: the last to leave the queue releases it. */
 void ipc_handle_close(lua_State *L, Handle *h) {

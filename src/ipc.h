@@ -93,6 +93,10 @@ void ipc_handle_open(Handle *h);
 /* Closes without waiting and without Lua; again is harmless. */
 void ipc_handle_release(Handle *h, How how);
 
+/* The user closes it: calls on it answer closed from now on, and tasks that
+ * wait look again. False: there is nothing left to do. */
+bool ipc_handle_begin_close(lua_State *L, Handle *h);
+
 /* The same by the user's wish: tasks that wait on it are told first, and it is
  * released when they have left. */
 void ipc_handle_close(lua_State *L, Handle *h);

@@ -428,14 +428,8 @@ static int stop_next(lua_State *L, Handle *h, int err) {
 
 static int stop_begin(lua_State *L, Process *p, lua_Number grace, int next) {
   Handle *h = &p->f.c.h;
-  if (!h->open || h->leaving) /* a close that raised can be called again */
+  if (!ipc_handle_begin_close(L, h))
     return lua_pushboolean(L, 1), 1;
-  if (h->generation != ipc_generation) {
-    ipc_handle_release(h, IPC_DROP);
-    return lua_pushboolean(L, 1), 1;
-  }
-  h->closing = true;
-  ipc_wake(L, h);
   lua_settop(L, 1);
   lua_pushnumber(L, grace);
   lua_pushnumber(L, grace);

@@ -10,6 +10,7 @@ function scheduler.new()
   local self = setmetatable({
     member = {}, -- thread -> what it waits for; false: nothing
     order = {}, -- its threads, first come first
+    turns = 0, -- of `run`
   }, scheduler)
   ipc.scheduler {
     is_task = function(thread) return self.member[thread] ~= nil end,
@@ -65,6 +66,7 @@ end
 function scheduler:run(seconds)
   local limit = ipc.now() + seconds
   while true do
+    self.turns = self.turns + 1
     self:step()
     if #self.order == 0 then return end
     local list, idle = {}, true

@@ -438,7 +438,6 @@ static int stop_begin(lua_State *L, Process *p, lua_Number grace, int next) {
     p->f.c.shut = p->f.c.shutting = true;
     (void)ipc_os_end_receiving(p->f.rfd); /* who sends to us must not wait */
     (void)ipc_chan_flush(L, &p->f.c);
-    return ipc_run(L, &stop_op);
   }
   return ipc_run(L, &stop_op);
 }

@@ -306,7 +306,9 @@ for _, kind in ipairs(schedulers) do
         end)
         s:run(PATIENCE)
         assert.is_true(seconds >= 0.2)
-        assert.is_true(s.turns - turns < 100, s.turns - turns .. " turns of the loop")
+        -- Two or three. Where only a pipe tells of a child's end, that is some
+        -- milliseconds early; one that never slept would need tens of thousands.
+        assert.is_true(s.turns - turns < 10000, s.turns - turns .. " turns of the loop")
       end
     end)
 

@@ -13,24 +13,20 @@
  */
 
 /* The errors that users branch on, or may meet. */
-#define ERRNO_MAP(X)                                                           \
-  X(E2BIG)                                                                     \
-  X(EACCES) X(EADDRINUSE) X(EADDRNOTAVAIL) X(EAFNOSUPPORT) X(EAGAIN) X(EBADF)  \
-      X(EBADMSG) X(EBUSY) X(ECANCELED) X(ECHILD) X(ECONNABORTED)               \
-          X(ECONNREFUSED) X(ECONNRESET) X(EDEADLK) X(EDESTADDRREQ) X(EDOM) X(  \
-              EEXIST) X(EFAULT) X(EFBIG) X(EHOSTUNREACH) X(EIDRM) X(EILSEQ)    \
-              X(EINPROGRESS) X(EINTR) X(EINVAL) X(EIO) X(EISCONN) X(EISDIR)    \
-                  X(ELOOP) X(EMFILE) X(EMLINK) X(EMSGSIZE) X(ENAMETOOLONG) X(  \
-                      ENETDOWN) X(ENETUNREACH) X(ENFILE) X(ENOBUFS) X(ENODEV)  \
-                      X(ENOENT) X(ENOEXEC) X(ENOLCK) X(ENOMEM) X(ENOMSG)       \
-                          X(ENOPROTOOPT) X(ENOSPC) X(ENOSYS) X(ENOTCONN)       \
-                              X(ENOTDIR) X(ENOTEMPTY) X(ENOTRECOVERABLE)       \
-                                  X(ENOTSOCK) X(ENOTSUP) X(ENOTTY) X(ENXIO)    \
-                                      X(EOVERFLOW) X(EOWNERDEAD) X(EPERM)      \
-                                          X(EPIPE) X(EPROTO) X(ERANGE)         \
-                                              X(EROFS) X(ESPIPE) X(ESRCH)      \
-                                                  X(ESTALE) X(ETIMEDOUT)       \
-                                                      X(ETXTBSY) X(EXDEV)
+/* clang-format off */
+#define ERRNO_MAP(X) \
+  X(E2BIG) X(EACCES) X(EADDRINUSE) X(EADDRNOTAVAIL) X(EAFNOSUPPORT) \
+  X(EAGAIN) X(EBADF) X(EBADMSG) X(EBUSY) X(ECANCELED) X(ECHILD) \
+  X(ECONNABORTED) X(ECONNREFUSED) X(ECONNRESET) X(EDEADLK) X(EDESTADDRREQ) \
+  X(EDOM) X(EFAULT) X(EFBIG) X(EHOSTUNREACH) X(EIDRM) X(EILSEQ) \
+  X(EINPROGRESS) X(EINTR) X(EINVAL) X(EIO) X(EISCONN) X(EISDIR) X(ELOOP) \
+  X(EMFILE) X(EMLINK) X(EMSGSIZE) X(ENAMETOOLONG) X(ENETUNREACH) X(ENFILE) \
+  X(ENOBUFS) X(ENODEV) X(ENOENT) X(ENOEXEC) X(ENOLCK) X(ENOMEM) X(ENOMSG) \
+  X(ENOPROTOOPT) X(ENOSPC) X(ENOSYS) X(ENOTCONN) X(ENOTDIR) X(ENOTEMPTY) \
+  X(ENOTRECOVERABLE) X(ENOTSOCK) X(ENOTSUP) X(ENOTTY) X(ENXIO) X(EOVERFLOW) \
+  X(EOWNERDEAD) X(EPERM) X(EPIPE) X(EPROTO) X(ERANGE) X(EROFS) X(ESPIPE) \
+  X(ESRCH) X(ESTALE) X(ETIMEDOUT) X(ETXTBSY) X(EXDEV)
+/* clang-format on */
 
 static const struct {
   const char *name;

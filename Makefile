@@ -12,7 +12,7 @@ BENCH   ?= bench/run.lua
 INST_LUADIR ?= $(PREFIX)/share/lua/5.4
 INST_LIBDIR ?= $(PREFIX)/lib/lua/5.4
 
-CFLAGS ?= -O2 -g
+CFLAGS ?= -O2 -g -fno-plt
 WARN    = -Wall -Wextra -Wpedantic -Wshadow -Wconversion
 INCLUDE = $(addprefix -isystem ,$(filter-out /usr/include,$(LUA_INC)))
 SHARED  = $(if $(filter Darwin,$(shell uname)),-bundle -undefined dynamic_lookup,-shared)

@@ -37,6 +37,7 @@ build = {
         "src/fork.c",
         "src/frame.c",
         "src/handle.c",
+        "src/listener.c",
         "src/msgpack.c",
         "src/opts.c",
         "src/os_linux.c",

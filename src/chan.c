@@ -149,11 +149,50 @@ Chan *ipc_chan_receiver(lua_State *L) {
 void ipc_chan_check_tag(lua_State *L, const Chan *c, int index, bool sends) {
   if (lua_isnoneornil(L, index))
     return;
-  if (!c->tagged)
+  const Tags *tags = (sends ? c->writer : c->reader)->ops->tags;
+  int type = lua_type(L, index);
+  if (!tags)
     luaL_argerror(L, index,
-                  sends && lua_type(L, index) == LUA_TNUMBER
+                  sends && type == LUA_TNUMBER
                       ? "no tags here: the timeout is the third argument"
                       : "no tags here");
+  if (!sends && !tags->selects)
+    luaL_argerror(L, index, "nothing is selected by tag here");
+  if (tags->kind == IPC_TAG_ADDRESS) {
+    if (type != LUA_TSTRING)
+      luaL_typeerror(L, index, "address");
+    return;
+  }
+  int at = index; /* of the number */
+  if (!sends && type == LUA_TTABLE) {
+    lua_pushliteral(L, "except");
+    lua_rawget(L, index);
+    at = lua_gettop(L);
+    type = lua_type(L, at);
+  }
+  int isnum = 0;
+  lua_Integer tag = type == LUA_TNUMBER ? lua_tointegerx(L, at, &isnum) : 0;
+  if (!isnum)
+    luaL_typeerror(L, index, sends ? "integer" : "integer or { except = n }");
+  lua_Integer least = tags->least;
+  if (!sends) /* 0 is any, -n the lowest up to n */
+    least = at == index ? -tags->most : 1;
+  if (tag < least || tag > tags->most)
+    luaL_argerror(L, index,
+                  lua_pushfstring(L, "tag %I is not in %I .. %I",
+                                  (LUAI_UACINT)tag, (LUAI_UACINT)least,
+                                  (LUAI_UACINT)tags->most));
+  lua_settop(L, at == index ? lua_gettop(L) : at - 1);
+}
+
+void ipc_chan_tag(lua_State *L, const Tags *tags, int index, Message *m) {
+  if (!tags)
+    return;
+  m->tag = tags->otherwise;
+  if (lua_type(L, index) == LUA_TNUMBER)
+    m->tag = lua_tointeger(L, index);
+  else if (tags->kind == IPC_TAG_ADDRESS && lua_type(L, index) == LUA_TSTRING)
+    m->peer = lua_tolstring(L, index, &m->peer_size);
 }
 
 /* The peer is gone, whichever way the system says so. */
@@ -307,7 +346,7 @@ static int chan_dup(lua_State *L) {
   if (!ipc_handle_usable(&c->h))
     return ipc_handle_refuse(L, &c->h, "dup");
   int err = ENOTSUP;
-  if (c->h.moves)
+  if ((c->h.moves || c->h.shares) && c->ops->dup)
     err = c->rest.link ? EBUSY : c->ops->dup(L, c);
   if (err == EBUSY)
     return ipc_fail(L, c->h.ops->type, "dup", err, "bytes are on their way");
@@ -388,13 +427,11 @@ static int duplex_dup(lua_State *L, Chan *c);
 
 static const ChanOps duplex_chan = {.dup = duplex_dup};
 
-/* The two parts are on top of the stack; the duplex takes their place. */
-static Chan *duplex_push(lua_State *L, Chan *reader, Chan *writer) {
+Chan *ipc_duplex_push(lua_State *L, Chan *reader, Chan *writer) {
   Chan *c = ipc_chan_new(L, sizeof *c, &duplex_handle, &duplex_chan, 0);
   c->reader = reader;
   c->writer = writer;
   c->stream = reader->stream;
-  c->tagged = reader->tagged && writer->tagged;
   c->timeout = reader->timeout;
   c->linger = writer->linger;
   lua_insert(L, -3);
@@ -415,7 +452,7 @@ static int duplex_dup(lua_State *L, Chan *c) {
     lua_pop(L, 1);
     return err;
   }
-  duplex_push(L, reader, lua_touserdata(L, -1));
+  ipc_duplex_push(L, reader, lua_touserdata(L, -1));
   return 0;
 }
 
@@ -440,7 +477,7 @@ static int chan_duplex(lua_State *L) {
   luaL_argcheck(L, part[0]->reader == part[0], 1, "this end only sends");
   luaL_argcheck(L, part[1]->writer == part[1], 2, "this end only receives");
   lua_settop(L, 2);
-  duplex_push(L, part[0], part[1]);
+  ipc_duplex_push(L, part[0], part[1]);
   return 1;
 }
 

@@ -16,6 +16,9 @@ Chan *ipc_chan_receiver(lua_State *L);
 /* Raises on a tag where there is none, perhaps a timeout in its place. */
 void ipc_chan_check_tag(lua_State *L, const Chan *c, int index, bool sends);
 
+/* What to send by the tag argument at `index`, checked before. */
+void ipc_chan_tag(lua_State *L, const Tags *tags, int index, Message *m);
+
 /* Pushes the userdata of `c`, which is `self` (in slot 1) or a part of it. */
 void ipc_chan_push(lua_State *L, Chan *self, Chan *c);
 

@@ -3,6 +3,7 @@
 
 #include <lauxlib.h>
 #include <lua.h>
+#include <math.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -109,9 +110,50 @@ static int core_mechanisms(lua_State *L) {
   return 1;
 }
 
+/***
+The system's limits that bound mechanisms, as they are now.
+@function limits
+@treturn {table,...} rows: `mechanism` (a room's name), `name` (of the sysctl or
+resource), `what` it bounds, `value` (a number; infinity for none; absent where
+it cannot be read), `unit`, and `raise`: where to change it
+@usage for _, l in ipairs(ipc.limits()) do print(l.what, l.value, l.raise) end
+*/
+static int core_limits(lua_State *L) {
+  lua_newtable(L);
+  for (size_t i = 0, n = 0; i < ROOMS; i++) {
+    for (const Limit *l = rooms[i]->limits; l && l->name; l++) {
+      long long value = 0;
+      lua_createtable(L, 0, 6);
+      const char *const fields[][2] = {{"mechanism", rooms[i]->name},
+                                       {"name", l->name},
+                                       {"what", l->what},
+                                       {"unit", l->unit}};
+      for (size_t f = 0; f < sizeof fields / sizeof *fields; f++) {
+        lua_pushstring(L, fields[f][1]);
+        lua_setfield(L, -2, fields[f][0]);
+      }
+      if (ipc_os_limit(l->name, &value) == 0) {
+        if (value < 0)
+          lua_pushnumber(L, HUGE_VAL);
+        else
+          lua_pushinteger(L, value);
+        lua_setfield(L, -2, "value");
+      }
+      ipc_limit_raise(L, l->name);
+      lua_setfield(L, -2, "raise");
+      lua_rawseti(L, -2, (lua_Integer)++n);
+    }
+  }
+  return 1;
+}
+
 /* A room's own table: what addresses and other modules reach it by. */
 static void core_room(lua_State *L, const Room *room) {
-  const luaL_Reg slots[] = {{"pair", room->pair}, {"adopt", room->adopt}};
+  const luaL_Reg slots[] = {{"pair", room->pair},
+                            {"open", room->open},
+                            {"listen", room->listen},
+                            {"connect", room->connect},
+                            {"adopt", room->adopt}};
   lua_newtable(L);
   if (room->functions)
     luaL_setfuncs(L, room->functions, 0);
@@ -136,6 +178,7 @@ __attribute__((visibility("default"))) int luaopen_ipc_core(lua_State *L) {
   static const luaL_Reg functions[] = {{"pid", core_pid},
                                        {"cpus", core_cpus},
                                        {"mechanisms", core_mechanisms},
+                                       {"limits", core_limits},
                                        {NULL, NULL}};
   luaL_checkversion(L);
   ipc_state_open(L);

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "ipc.h"
+#include "os.h"
 
 /***
  * @submodule ipc
@@ -68,6 +69,35 @@ int ipc_fail(lua_State *L, const char *type, const char *call, int err,
     lua_pushfstring(L, "%s.%s: %s", type, call, strerror(err));
   lua_pushinteger(L, err);
   return 3;
+}
+
+void ipc_limit_raise(lua_State *L, const char *name) {
+  if (strncmp(name, "RLIMIT_", 7) == 0)
+    lua_pushfstring(L, "setrlimit(2) %s, limits.conf(5)", name);
+  else
+    lua_pushfstring(L, "sysctl -w %s=...", name);
+}
+
+int ipc_fail_limit(lua_State *L, const char *type, const char *call, int err,
+                   const char *what, const char *limit) {
+  long long value = 0;
+  luaL_Buffer b;
+  luaL_buffinit(L, &b);
+  if (what) {
+    luaL_addstring(&b, what);
+    luaL_addstring(&b, ", but ");
+  }
+  luaL_addstring(&b, limit);
+  if (ipc_os_limit(limit, &value) == 0) {
+    lua_pushfstring(L, " is %I", (LUAI_UACINT)value);
+    luaL_addvalue(&b);
+  }
+  luaL_addstring(&b, " (");
+  ipc_limit_raise(L, limit);
+  luaL_addvalue(&b);
+  luaL_addstring(&b, ")");
+  luaL_pushresult(&b);
+  return ipc_fail(L, type, call, err, lua_tostring(L, -1));
 }
 
 static const char error_key; /* registry: the metatable of error objects */

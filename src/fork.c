@@ -145,9 +145,14 @@ static int child_adopt(lua_State *L) {
 _Noreturn static void child_run(lua_State *L, int n, const Needs *b) {
   State *S = ipc_state(L);
   for (Handle *h = S->handles; h; h = h->next) {
-    if (h->kept)
-      h->generation = ipc_generation;
     ipc_waiters_forget(h);
+    if (!h->kept)
+      continue;
+    h->generation = ipc_generation;
+    if (h->shares && h->channel)
+      ipc_chan_end_rest((Chan *)h, 0); /* the parent sends it */
+    if (h->shares && h->ops->forked)
+      h->ops->forked(h);
   }
   ipc_state_release(S, IPC_DROP);
   ipc_states_drop(S);
@@ -232,7 +237,7 @@ static void fork_check(lua_State *L, Handle *h, const Birth *b) {
 static void fork_keep(lua_State *L, Handle *h, const Birth *b) {
   (void)L, (void)b;
   h->kept = h->open && h->generation == ipc_generation && !h->closing &&
-            (h->moves || !h->channel);
+            (h->moves || h->shares);
 }
 
 /* What was accepted and is not out goes with the end. */

@@ -20,6 +20,7 @@ unsigned ipc_generation;
 
 static const char state_key;  /* registry: the State */
 static const char handle_key; /* in a metatable: it is a handle's */
+static const char owing_key;  /* registry: Handle * -> its userdata, weakly */
 
 /* ------------------------------------------------------------------- life */
 
@@ -32,6 +33,44 @@ void *ipc_handle_new(lua_State *L, size_t size, const HandleOps *ops,
   lua_rawgetp(L, LUA_REGISTRYINDEX, ops);
   lua_setmetatable(L, -2);
   return h;
+}
+
+void ipc_handle_owe(lua_State *L, int index) {
+  Handle *h = lua_touserdata(L, index);
+  index = lua_absindex(L, index);
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &owing_key);
+  lua_pushvalue(L, index);
+  lua_rawsetp(L, -2, h);
+  lua_pop(L, 1);
+  h->owes = true;
+}
+
+/* Whether the state is closing. The collector clears weak values before it
+ * runs their finalisers (manual, 2.5.3); lua_close runs them without. */
+static bool handle_ends(lua_State *L, const Handle *h) {
+  if (!h->owes)
+    return false;
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &owing_key);
+  bool there = lua_rawgetp(L, -1, h) != LUA_TNIL;
+  lua_pop(L, 2);
+  return there;
+}
+
+int ipc_handle_watch(Handle *h, int want) {
+  enum { NAP = 1000 }; /* us */
+  int fd = h->ops->descriptor(h, want);
+  if (h->ops->arm && h->ops->arm(h, want) != 0) {
+    h->nap = NAP;
+    return -1;
+  }
+  return fd >= 0 ? fd : h->ops->descriptor(h, want);
+}
+
+Nanos ipc_handle_nap(const Handle *h, Nanos deadline) {
+  if (!h->nap)
+    return deadline;
+  Nanos until = ipc_now() + (Nanos)h->nap * 1000;
+  return until < deadline ? until : deadline;
 }
 
 void ipc_handle_open(Handle *h) {
@@ -98,7 +137,7 @@ static int handle_gc(lua_State *L) {
   Handle *h = handle_mine(L);
   if (h) {
     ipc_waiters_forget(h);
-    ipc_handle_release(h, IPC_DROP);
+    ipc_handle_release(h, handle_ends(L, h) ? IPC_EXIT : IPC_DROP);
   }
   return 0;
 }
@@ -150,7 +189,7 @@ int ipc_handle_refuse(lua_State *L, const Handle *h, const char *call) {
 
 int ipc_handle_interest(const Handle *h) {
   if (!h->channel)
-    return IPC_ENDED;
+    return h->ops->interest ? h->ops->interest : IPC_ENDED;
   return ((const Chan *)h)->reader ? IPC_READ : IPC_WRITE;
 }
 
@@ -174,7 +213,8 @@ static int handle_pollfd(lua_State *L) {
   Handle *h = ipc_handle_self(L);
   if (!ipc_handle_usable(h))
     return luaL_pushfail(L), 1;
-  int fd = h->ops->descriptor(h, ipc_handle_interest(h));
+  int want = ipc_handle_interest(h);
+  int fd = ipc_handle_watch(ipc_handle_part(h, want), want);
   if (fd < 0)
     return luaL_pushfail(L), 1;
   lua_pushinteger(L, fd);
@@ -194,16 +234,21 @@ static int handle_events(lua_State *L) {
 
 /***
 How long a foreign loop may wait before it asks this handle: 0 while a whole
-message has been read ahead or the handle is closed, else nil.
+message has been read ahead or the handle is closed; a little where nothing
+tells when to look again (a full System V queue); else nil.
 @function channel:timeout
 @treturn ?number seconds
 */
 static int handle_timeout(lua_State *L) {
   Handle *h = ipc_handle_self(L);
-  if (ipc_handle_usable(h) &&
-      h->ops->ready(h, ipc_handle_interest(h), false) == EAGAIN)
-    return lua_pushnil(L), 1;
-  lua_pushnumber(L, 0);
+  int want = ipc_handle_interest(h);
+  uint32_t nap = ipc_handle_part(h, want)->nap;
+  if (!ipc_handle_usable(h) || h->ops->ready(h, want, false) != EAGAIN)
+    lua_pushnumber(L, 0);
+  else if (nap)
+    lua_pushnumber(L, (lua_Number)nap / 1e6);
+  else
+    lua_pushnil(L);
   return 1;
 }
 
@@ -325,6 +370,13 @@ void ipc_state_open(lua_State *L) {
   lua_setfield(L, -2, "__gc");
   lua_setmetatable(L, -2);
   lua_rawsetp(L, LUA_REGISTRYINDEX, &state_key);
+
+  lua_newtable(L);
+  lua_createtable(L, 0, 1);
+  lua_pushliteral(L, "v");
+  lua_setfield(L, -2, "__mode");
+  lua_setmetatable(L, -2);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &owing_key);
 
   lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_MAINTHREAD);
   S->main = lua_tothread(L, -1);

@@ -52,6 +52,11 @@ typedef struct HandleOps {
    * the handle has none for it. */
   int (*descriptor)(const Handle *h, int want);
 
+  /* Before somebody sleeps on the descriptor: starts what makes it ready (a
+   * thread, for what the kernel cannot poll). An errno: the wait looks again
+   * from time to time instead. NULL: there is nothing to start. */
+  int (*arm)(Handle *h, int want);
+
   /* 0: the next call that waits for `want` will not have to. EAGAIN: it
    * would. With `ask_kernel` it may read ahead; without, it must not cross
    * into the kernel. */
@@ -59,6 +64,12 @@ typedef struct HandleOps {
 
   /* Releases all that the handle holds. Called once, with h->open false. */
   void (*close)(Handle *h, How how);
+
+  /* It shares, and this is the child that a fork gave it to: what is in hand is
+   * the parent's, and so are threads. NULL: that changes nothing. */
+  void (*forked)(Handle *h);
+
+  int interest; /* of what is no channel: what a bare one is polled for */
 } HandleOps;
 
 struct Handle {
@@ -69,13 +80,17 @@ struct Handle {
   Waiter *queue;       /* tasks waiting on it, first come first served */
   unsigned generation; /* of the process that may use it: ipc_generation */
   int moved;           /* the process it moved to, or 0 */
+  uint32_t nap;        /* us after which a wait looks again, because nothing
+                        * tells it to; 0: something does */
   bool open;
   bool closing; /* waits for its last bytes to leave; of no other use */
   bool waited;  /* a scheduler has polled its descriptors */
   bool leaving; /* closed; released when the last waiter has left */
   bool moves;   /* an end: crossing to another process closes it here */
+  bool shares;  /* an object: it stays usable here */
   bool channel; /* a Chan */
   bool kept;    /* a fork under way takes it along */
+  bool owes;    /* a name: see ipc_handle_owe */
   bool foreign; /* closed because it is another process's */
 };
 
@@ -89,6 +104,11 @@ void *ipc_handle_new(lua_State *L, size_t size, const HandleOps *ops,
 
 /* Commits a handle that has acquired what it stands for. */
 void ipc_handle_open(Handle *h);
+
+/* The open handle at `index` owes something to the system that the end of the
+ * program settles (a name to remove): lua_close closes it with IPC_EXIT, where
+ * the collector only drops it. */
+void ipc_handle_owe(lua_State *L, int index);
 
 /* Closes without waiting and without Lua; again is harmless. */
 void ipc_handle_release(Handle *h, How how);
@@ -114,6 +134,13 @@ Handle *ipc_handle_at(lua_State *L, int index);
 /* Whether calls may go on: open, and of this process. */
 #define ipc_handle_usable(h)                                                   \
   ((h)->open && !(h)->closing && (h)->generation == ipc_generation)
+
+/* What to poll for `want`, started: see HandleOps.arm. -1 and h->nap set where
+ * there is nothing to poll. */
+int ipc_handle_watch(Handle *h, int want);
+
+/* The earlier of `deadline` and the end of h's nap. */
+Nanos ipc_handle_nap(const Handle *h, Nanos deadline);
 
 /* Pushes nil, message, errno for a handle that is not usable. */
 int ipc_handle_refuse(lua_State *L, const Handle *h, const char *call);
@@ -175,6 +202,14 @@ void ipc_states_drop(const State *but);
 int ipc_fail(lua_State *L, const char *type, const char *call, int err,
              const char *detail);
 
+/* The same for a limit of the system that was hit: its name, its value and
+ * where to raise it are told. `what` is what was asked for, or NULL. */
+int ipc_fail_limit(lua_State *L, const char *type, const char *call, int err,
+                   const char *what, const char *limit);
+
+/* Pushes how to raise the limit of this name. */
+void ipc_limit_raise(lua_State *L, const char *name);
+
 /* Turns the nil, message, errno on top into an error object and raises it. */
 int ipc_raise(lua_State *L);
 
@@ -186,6 +221,18 @@ void ipc_errno_open(lua_State *L);
 /* Checks that `index` is nil or a table whose every key is one that all rooms
  * take or one of `names` (NULL at the end); raises naming the stranger. */
 void ipc_options(lua_State *L, int index, const char *const names[]);
+
+/* Those of named things. `create`: whether a missing one is made, whether an
+ * existing one will do. */
+enum { IPC_ATTACH, IPC_CREATE, IPC_CREATE_NEW };
+int ipc_option_create(lua_State *L, int index);
+/* permissions: octal digits, "0600" when absent. */
+unsigned ipc_option_permissions(lua_State *L, int index);
+/* retry: how long to wait for the other side; 0: not. */
+Nanos ipc_option_retry(lua_State *L, int index);
+/* A mode argument: IPC_READ and IPC_WRITE bits; `otherwise` when absent, or it
+ * raises if that is 0. */
+int ipc_check_mode(lua_State *L, int index, int otherwise);
 
 bool ipc_option_flag(lua_State *L, int index, const char *name, bool otherwise);
 size_t ipc_option_size(lua_State *L, int index, const char *name, size_t least,
@@ -286,11 +333,25 @@ void ipc_task_open(lua_State *L);
 
 /* -------------------------------------------------------------- channels */
 
+/* A message, or what recv selects by (tag, except). The descriptors belong to
+ * the channel; what is taken of them is set to -1. */
 typedef struct Message {
   const char *bytes;
   size_t size;
-  lua_Integer tag;
+  lua_Integer tag;  /* integer tags */
+  bool except;      /* recv: any but `tag` */
+  const char *peer; /* address tags: whom to, or from; NULL: not told */
+  size_t peer_size;
+  int *fds; /* descriptors beside the bytes */
+  unsigned fd_count;
 } Message;
+
+/* What tags a room has. */
+typedef struct Tags {
+  int kind; /* IPC_TAG_INTEGER or IPC_TAG_ADDRESS */
+  lua_Integer least, most, otherwise;
+  bool selects; /* recv takes one: n, -n or { except = n } */
+} Tags;
 
 typedef struct Chan Chan;
 
@@ -319,6 +380,8 @@ typedef struct ChanOps {
   /* Streams only: `size` bytes exactly (SIZE_MAX: all until the end), or a
    * line. As recv; EMSGSIZE takes nothing, and m->size is the limit. */
   int (*read)(Chan *c, size_t size, bool line, Message *m);
+
+  const Tags *tags; /* NULL: there are none */
 
   /* Pushes a second handle on the same thing; the only op that sees Lua, as
    * constructors do. Else an errno: EBUSY while bytes are read ahead. */
@@ -352,10 +415,9 @@ struct Chan {
   int held;   /* an error that recvmany found after its last message; 0 */
   size_t held_size;
   bool stream;
-  bool ahead;    /* reads ahead: ready(READ, false) tells what is buffered */
-  bool shut;     /* shutdown was called */
-  bool shutting; /* and waits for the rest */
-  bool tagged;
+  bool ahead;      /* reads ahead: ready(READ, false) tells what is buffered */
+  bool shut;       /* shutdown was called */
+  bool shutting;   /* and waits for the rest */
   uint32_t serial; /* counts messages taken: has one gone while Lua ran? */
   uint32_t failed_serial; /* the rest that `failed` ended */
   size_t lost;            /* accepted bytes that had to be dropped */
@@ -394,6 +456,38 @@ int ipc_chan_closed(lua_State *L, Chan *self, int err);
 
 void ipc_chan_open(lua_State *L);
 
+/* Pushes one channel made of two, which are on top: receives on the first,
+ * sends on the second, closes both. */
+Chan *ipc_duplex_push(lua_State *L, Chan *reader, Chan *writer);
+
+/* ------------------------------------------------------------- listeners */
+
+typedef struct Listener Listener;
+
+typedef struct ListenerOps {
+  /* 0: pushed a channel to the next client. EAGAIN: there is none (l->h.nap may
+   * say when to look again). Else what went wrong; the listener stays. */
+  int (*accept)(lua_State *L, Listener *l);
+
+  /* Pushes the address that clients connect to. */
+  void (*address)(lua_State *L, Listener *l);
+} ListenerOps;
+
+struct Listener {
+  Handle h;
+  const ListenerOps *ops;
+  Nanos timeout; /* the default of accept */
+  uint64_t accepted, refused;
+};
+
+/* A new listener on the stack, closed, with `values` user values. Its HandleOps
+ * have IPC_READ as their interest. */
+void *ipc_listener_new(lua_State *L, size_t size, const HandleOps *h,
+                       const ListenerOps *ops, int values);
+
+/* Makes its type, with accept, close, address, settimeout and stats. */
+void ipc_listener_type(lua_State *L, const HandleOps *h);
+
 /* ----------------------------------------------------------------- rooms */
 
 /* What a mechanism can do beyond what all can (the contract's listed set). */
@@ -418,13 +512,25 @@ typedef struct Kind {
   unsigned capabilities;
 } Kind;
 
+/* A limit of the system that bounds a mechanism: a sysctl ("kernel.msgmax") or
+ * a resource ("RLIMIT_NOFILE"). */
+typedef struct Limit {
+  const char *name;
+  const char *what; /* it bounds */
+  const char *unit;
+} Limit;
+
 typedef struct Room {
   const char *name;           /* its file, spec and example */
   const char *const *schemes; /* of addresses; NULL at the end; may be NULL */
   const luaL_Reg *functions;  /* flat names: ipc.pipe */
   const Kind *kinds;          /* a nameless one at the end; may be NULL */
   bool (*has)(const Kind *k); /* whether this system has it; NULL: it does */
+  const Limit *limits;        /* a nameless one at the end; may be NULL */
   lua_CFunction pair;         /* (address, options) -> two connected ends */
+  lua_CFunction open;         /* (rest, mode, options, scheme) -> a channel */
+  lua_CFunction listen;       /* (rest, options, scheme) -> a listener */
+  lua_CFunction connect;      /* (rest, options, scheme) -> a channel */
   /* (descriptor) -> a channel that owns it; on failure it is still the
    * caller's. */
   lua_CFunction adopt;

@@ -3,6 +3,7 @@
 
 #include <lauxlib.h>
 #include <lua.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "ipc.h"
@@ -140,19 +141,62 @@ int ipc_option_choice(lua_State *L, int index, const char *name,
   return choice;
 }
 
+int ipc_option_create(lua_State *L, int index) {
+  int type = option_get(L, index, "create"), create = IPC_CREATE;
+  if (type == LUA_TSTRING && strcmp(lua_tostring(L, -1), "new") == 0)
+    create = IPC_CREATE_NEW;
+  else if (type == LUA_TBOOLEAN)
+    create = lua_toboolean(L, -1) ? IPC_CREATE : IPC_ATTACH;
+  else if (type != LUA_TNIL)
+    option_error(L, index, "create", "boolean or \"new\"");
+  lua_pop(L, 1);
+  return create;
+}
+
+unsigned ipc_option_permissions(lua_State *L, int index) {
+  int type = option_get(L, index, "permissions");
+  unsigned mode = 0600;
+  if (type != LUA_TNIL) {
+    const char *text = type == LUA_TSTRING ? lua_tostring(L, -1) : "";
+    size_t digits = strspn(text, "01234567");
+    if (digits == 0 || text[digits] || digits > 4)
+      option_error(L, index, "permissions", "a string like \"0600\"");
+    mode = (unsigned)strtoul(text, NULL, 8);
+    if (mode > 0777)
+      luaL_argerror(L, index, "option 'permissions': more than \"0777\"");
+  }
+  lua_pop(L, 1);
+  return mode;
+}
+
+Nanos ipc_option_retry(lua_State *L, int index) {
+  Nanos time;
+  if (option_get(L, index, "retry") == LUA_TBOOLEAN)
+    time = lua_toboolean(L, -1) ? IPC_FOREVER : 0;
+  else
+    time = ipc_option_time(L, index, "retry", 0);
+  lua_pop(L, 1);
+  return time;
+}
+
+int ipc_check_mode(lua_State *L, int index, int otherwise) {
+  static const char *const words[] = {"r", "w", "rw", NULL};
+  static const int modes[] = {IPC_READ, IPC_WRITE, IPC_READ | IPC_WRITE};
+  if (lua_isnoneornil(L, index) && otherwise)
+    return otherwise;
+  const char *word =
+      lua_type(L, index) == LUA_TSTRING ? lua_tostring(L, index) : "";
+  for (int i = 0; words[i]; i++)
+    if (strcmp(words[i], word) == 0)
+      return modes[i];
+  return luaL_argerror(L, index, "mode \"r\", \"w\" or \"rw\" expected");
+}
+
 /* Those of named things are checked where there is no name, too. */
 static void option_check_common(lua_State *L, int index) {
-  int type = option_get(L, index, "create");
-  if (type == LUA_TSTRING ? strcmp(lua_tostring(L, -1), "new") != 0
-                          : type != LUA_TNIL && type != LUA_TBOOLEAN)
-    option_error(L, index, "create", "boolean or \"new\"");
-  type = option_get(L, index, "permissions");
-  if (type != LUA_TNIL && type != LUA_TSTRING)
-    option_error(L, index, "permissions", "string");
-  lua_pop(L, 2);
-  if (option_get(L, index, "retry") != LUA_TBOOLEAN)
-    (void)ipc_option_time(L, index, "retry", 0);
-  lua_pop(L, 1);
+  (void)ipc_option_create(L, index);
+  (void)ipc_option_permissions(L, index);
+  (void)ipc_option_retry(L, index);
   (void)ipc_option_flag(L, index, "temporary", false);
   (void)ipc_option_flag(L, index, "keepalive", false);
 }

@@ -68,7 +68,21 @@ extern const int ipc_os_whole_length;
  * the most it carries then. */
 int ipc_os_packet_room(int fd, size_t want, size_t *got);
 
+/* A descriptor that is readable once it was set, until it is cleared. What it
+ * takes to set it is in *setter (perhaps the same). */
+int ipc_os_event(int *fd, int *setter);
+void ipc_os_event_set(int setter);
+void ipc_os_event_clear(int fd);
+
+/* The value of a sysctl; ENOTSUP where there is none of the name. */
+int ipc_os_sysctl(const char *name, long long *value);
+
 /* --- os_unix.c --- */
+
+/* The value of a limit of the system, by the name of its sysctl or resource
+ * ("kernel.msgmax", "RLIMIT_NOFILE"); -1: there is none. ENOTSUP: not known
+ * here. */
+int ipc_os_limit(const char *name, long long *value);
 
 /* A second descriptor, close-on-exec. */
 int ipc_os_dup(int fd, int *copy);

@@ -10,7 +10,10 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -150,6 +153,51 @@ int ipc_os_memory_file(int *fd) {
     return ENOSYS;
   *fd = memfd_create("ipc", MFD_CLOEXEC);
   return *fd < 0 ? errno : 0;
+}
+
+int ipc_os_event(int *fd, int *setter) {
+  *fd = *setter = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  return *fd < 0 ? errno : 0;
+}
+
+void ipc_os_event_set(int setter) {
+  uint64_t one = 1;
+  while (write(setter, &one, sizeof one) < 0 && errno == EINTR)
+    ;
+}
+
+void ipc_os_event_clear(int fd) {
+  uint64_t count;
+  while (read(fd, &count, sizeof count) < 0 && errno == EINTR)
+    ;
+}
+
+int ipc_os_sysctl(const char *name, long long *value) {
+  char path[128];
+  int n = snprintf(path, sizeof path, "/proc/sys/%s", name);
+  if (n < 0 || (size_t)n >= sizeof path)
+    return ENAMETOOLONG;
+  for (char *p = path + strlen("/proc/sys/"); *p; p++)
+    if (*p == '.')
+      *p = '/';
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0)
+    return ENOTSUP;
+  char text[64];
+  ssize_t got = read(fd, text, sizeof text - 1);
+  close(fd);
+  if (got <= 0)
+    return ENOTSUP;
+  text[got] = '\0';
+  /* Three figures (net.ipv4.tcp_wmem): the last is the most. */
+  char *at = text, *end = text;
+  for (errno = 0; *at; at = end) {
+    long long next = strtoll(at, &end, 10);
+    if (end == at)
+      break;
+    *value = next;
+  }
+  return end == text ? ENOTSUP : 0;
 }
 
 const int ipc_os_whole_length = MSG_TRUNC;

@@ -10,6 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#if defined(__APPLE__) || defined(__FreeBSD__) || defined(__NetBSD__)
+#include <sys/sysctl.h>
+#endif
 #include <unistd.h>
 
 #include "os.h"
@@ -112,6 +115,41 @@ void ipc_os_expect_large(void) {}
 int ipc_os_memory_file(int *fd) {
   (void)fd;
   return ENOSYS;
+}
+
+int ipc_os_event(int *fd, int *setter) {
+  int both[2];
+  int err = ipc_os_pipe(both, false);
+  *fd = err ? -1 : both[0];
+  *setter = err ? -1 : both[1];
+  return err;
+}
+
+void ipc_os_event_set(int setter) {
+  while (write(setter, "", 1) < 0 && errno == EINTR)
+    ;
+}
+
+void ipc_os_event_clear(int fd) {
+  char bytes[64];
+  while (read(fd, bytes, sizeof bytes) > 0 || errno == EINTR)
+    errno = 0;
+}
+
+int ipc_os_sysctl(const char *name, long long *value) {
+#if defined(__APPLE__) || defined(__FreeBSD__) || defined(__NetBSD__)
+  long long number = 0;
+  size_t size = sizeof number;
+  if (sysctlbyname(name, &number, &size, NULL, 0))
+    return ENOTSUP;
+  int narrow;
+  memcpy(&narrow, &number, sizeof narrow);
+  *value = size == sizeof narrow ? narrow : number;
+  return 0;
+#else
+  (void)name, (void)value;
+  return ENOTSUP;
+#endif
 }
 
 /* The BSDs hand MSG_TRUNC back among the flags whenever it was asked for. */

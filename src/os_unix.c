@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -149,6 +150,30 @@ int ipc_os_write_masked(int fd, const struct iovec *iov, int count,
   if (!err)
     *put = (size_t)n;
   return err;
+}
+
+/* ----------------------------------------------------------------- limits */
+
+int ipc_os_limit(const char *name, long long *value) {
+  static const struct {
+    const char *name;
+    int resource;
+  } resources[] = {{"RLIMIT_NOFILE", RLIMIT_NOFILE},
+#ifdef RLIMIT_MSGQUEUE
+                   {"RLIMIT_MSGQUEUE", RLIMIT_MSGQUEUE},
+#endif
+                   {"RLIMIT_STACK", RLIMIT_STACK}};
+  for (size_t i = 0; i < sizeof resources / sizeof *resources; i++) {
+    struct rlimit r;
+    if (strcmp(resources[i].name, name) != 0)
+      continue;
+    if (getrlimit(resources[i].resource, &r))
+      return errno;
+    *value = r.rlim_cur == RLIM_INFINITY ? -1 : (long long)r.rlim_cur;
+    return 0;
+  }
+  return strncmp(name, "RLIMIT_", 7) == 0 ? ENOTSUP
+                                          : ipc_os_sysctl(name, value);
 }
 
 /* ------------------------------------------------------------ descriptors */

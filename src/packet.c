@@ -100,7 +100,7 @@ int ipc_packet_ready(Handle *h, int want, bool ask_kernel) {
     return 0;
   if (!ask_kernel)
     return f->c.ended ? f->c.ended : EAGAIN;
-  Message m = {NULL, 0, 0};
+  Message m = {0};
   int err = packet_recv(&f->c, &m);
   if (err == EMSGSIZE) { /* for the next recv to report */
     f->c.held = err;

@@ -185,19 +185,42 @@ static int poll_answer(lua_State *L, const Entry *e, int count) {
 }
 
 /* Adds what must be polled for e to S->polls. */
-static int poll_add(State *S, const Entry *e) {
+static int poll_add(State *S, const Entry *e, bool sleeps) {
   for (int want = IPC_READ; want <= IPC_ENDED; want <<= 1) {
     if (!(e->want & want))
       continue;
     if (ipc_buffer_reserve(&S->polls, sizeof(struct pollfd)))
       return ENOMEM;
-    struct pollfd p = {e->handle ? e->handle->ops->descriptor(e->handle, want)
-                                 : e->fd,
-                       want == IPC_WRITE ? POLLOUT : POLLIN, 0};
+    struct pollfd p = {e->fd, want == IPC_WRITE ? POLLOUT : POLLIN, 0};
+    if (e->handle) {
+      Handle *part = ipc_handle_part(e->handle, want);
+      p.fd = sleeps ? ipc_handle_watch(part, want)
+                    : part->ops->descriptor(part, want);
+    }
     memcpy(S->polls.bytes + S->polls.size, &p, sizeof p);
     S->polls.size += sizeof p;
   }
   return 0;
+}
+
+/* Whether one of a handle's wants has nothing to be polled. */
+static bool poll_naps(const Entry *e) {
+  for (int want = IPC_READ; want <= IPC_ENDED; want <<= 1) {
+    const Handle *part = ipc_handle_part(e->handle, want);
+    if ((e->want & want) && ipc_handle_usable(part) &&
+        (part->nap || part->ops->arm || part->ops->descriptor(part, want) < 0))
+      return true;
+  }
+  return false;
+}
+
+/* When to look again at those that nothing tells about. */
+static Nanos poll_nap(const Entry *e, int count, Nanos deadline) {
+  for (int i = 0; i < count && deadline > 0; i++)
+    for (int want = IPC_READ; e[i].handle && want <= IPC_ENDED; want <<= 1)
+      if (e[i].want & want)
+        deadline = ipc_handle_nap(ipc_handle_part(e[i].handle, want), deadline);
+  return deadline;
 }
 
 /* Polls all entries; marks those the kernel calls ready and the channel
@@ -206,10 +229,11 @@ static int poll_kernel(State *S, Entry *e, int count, Nanos deadline,
                        bool *some) {
   S->polls.size = 0;
   for (int i = 0; i < count; i++)
-    if (poll_add(S, &e[i]))
+    if (poll_add(S, &e[i], deadline > 0))
       return ENOMEM;
-  int err = ipc_sleep(S, S->polls.size / sizeof(struct pollfd), deadline);
-  if (err)
+  int err = ipc_sleep(S, S->polls.size / sizeof(struct pollfd),
+                      poll_nap(e, count, deadline));
+  if (err && err != ETIMEDOUT)
     return err;
   const char *at = S->polls.bytes;
   for (int i = 0; i < count; i++) {
@@ -222,11 +246,13 @@ static int poll_kernel(State *S, Entry *e, int count, Nanos deadline,
       at += sizeof p;
       hit = hit || p.revents;
     }
+    if (e[i].handle && poll_naps(&e[i]))
+      hit = true; /* nothing but asking tells */
     e[i].ready =
         e[i].ready || (hit && (!e[i].handle || poll_ready(&e[i], true)));
     *some = *some || e[i].ready;
   }
-  return 0;
+  return err;
 }
 
 /* Asks again and again instead of sleeping. */
@@ -257,14 +283,17 @@ static void poll_suspend(lua_State *L, const Entry *e, int count,
     luaL_checkstack(L, 16, "too many handles");
     if (!e[i].handle) /* foreign: as it is */
       lua_rawgeti(L, POLL_OBJECTS, i + 1);
-    for (int want = IPC_READ; e[i].handle && want <= IPC_ENDED; want <<= 1)
-      if (e[i].want & want)
-        ipc_waiter_add(L, POLL_WAITER, ipc_handle_part(e[i].handle, want),
-                       want);
+    for (int want = IPC_READ; e[i].handle && want <= IPC_ENDED; want <<= 1) {
+      if (!(e[i].want & want))
+        continue;
+      Handle *part = ipc_handle_part(e[i].handle, want);
+      (void)ipc_handle_watch(part, want);
+      ipc_waiter_add(L, POLL_WAITER, part, want);
+    }
   }
   luaL_checkstack(L, 16, "too many handles");
-  ipc_suspend(L, POLL_WAITER, lua_gettop(L) - POLL_WAITER, deadline,
-              LUA_MULTRET, 0, poll_again);
+  ipc_suspend(L, POLL_WAITER, lua_gettop(L) - POLL_WAITER,
+              poll_nap(e, count, deadline), LUA_MULTRET, 0, poll_again);
 }
 
 /* Whether the scheduler's wait returned entry i. Only it can tell of an object

@@ -28,6 +28,23 @@ enum {
 /* Slots of everything that receives: 2 timeout, 3 tag. */
 enum { RECV_TIMEOUT = 2, RECV_TAG, RECV_TOP = 3 };
 
+/* What recv is asked for: the tag argument, checked before. */
+static Message recv_wanted(lua_State *L, const Chan *c) {
+  Message m = {0};
+  if (!c->ops->tags || lua_isnil(L, RECV_TAG))
+    return m;
+  m.except = lua_type(L, RECV_TAG) == LUA_TTABLE;
+  if (m.except) {
+    lua_pushliteral(L, "except");
+    lua_rawget(L, RECV_TAG);
+    m.tag = lua_tointeger(L, -1);
+    lua_pop(L, 1);
+  } else {
+    m.tag = lua_tointeger(L, RECV_TAG);
+  }
+  return m;
+}
+
 /* The next message into *m: 0, or as ops->recv, an error found by recvmany
  * first. */
 static int recv_next(Chan *c, Message *m) {
@@ -78,28 +95,39 @@ static void recv_took(Chan *c, size_t size) {
   c->bytes_in += size;
 }
 
-static int recv_pushed(lua_State *L, const Chan *c, const Message *m) {
-  if (!c->tagged)
-    return 1;
-  lua_pushinteger(L, m->tag);
-  return 2;
+/* Pushes the tag that came with the message, before that is taken. */
+static int recv_tag(lua_State *L, const Chan *c, const Message *m) {
+  const Tags *tags = c->ops->tags;
+  if (!tags)
+    return 0;
+  if (tags->kind == IPC_TAG_INTEGER)
+    lua_pushinteger(L, m->tag);
+  else if (m->peer)
+    lua_pushlstring(L, m->peer, m->peer_size);
+  else
+    lua_pushnil(L);
+  return 1;
 }
 
 static int recv_attempt(lua_State *L, Handle *h) {
   Chan *self = (Chan *)h, *c = self->reader;
+  int top = lua_gettop(L);
   for (;;) {
-    Message m = {NULL, 0, lua_tointeger(L, RECV_TAG)};
+    Message m = recv_wanted(L, c);
     int err = recv_next(c, &m);
     if (err)
       return recv_error(L, self, "recv", err, m.size);
     uint32_t serial = c->serial;
     lua_pushlstring(L, m.bytes, m.size);
     if (serial == c->serial) {
-      recv_took(c, m.size);
-      return recv_pushed(L, c, &m);
+      int tags = recv_tag(L, c, &m);
+      if (serial == c->serial) {
+        recv_took(c, m.size);
+        return 1 + tags;
+      }
     }
     /* A finaliser ran in the allocation and received this very message. */
-    lua_pop(L, 1);
+    lua_settop(L, top);
   }
 }
 
@@ -153,7 +181,7 @@ static int get_streamed(lua_State *L, Chan *self, Chan *c) {
   int decoder = lua_gettop(L);
   for (;;) {
     char bytes[RECV_DECODE];
-    Message m = {NULL, 0, 0};
+    Message m = {0};
     size_t used = 0;
     int err = recv_next(c, &m);
     if (err) {
@@ -197,11 +225,16 @@ static int get_attempt(lua_State *L, Handle *h) {
   }
   for (;;) {
     char bytes[RECV_DECODE];
-    Message m = {NULL, 0, lua_tointeger(L, RECV_TAG)};
+    Message m = recv_wanted(L, c);
     int top = lua_gettop(L), err = recv_next(c, &m);
     if (err)
       return recv_error(L, self, "get", err, m.size);
     uint32_t serial = c->serial;
+    int tags = recv_tag(L, c, &m);
+    if (serial != c->serial) {
+      lua_settop(L, top);
+      continue;
+    }
     /* Out of the channel's buffer first: see get_streamed. */
     if (m.size <= sizeof bytes) {
       memcpy(bytes, m.bytes, m.size);
@@ -212,7 +245,11 @@ static int get_attempt(lua_State *L, Handle *h) {
     }
     if (serial == c->serial) {
       recv_took(c, m.size);
-      return err ? get_failed(L, self) : recv_pushed(L, c, &m);
+      if (err)
+        return get_failed(L, self);
+      if (tags)
+        lua_rotate(L, top + 1, -1); /* the value, then its tag */
+      return 1 + tags;
     }
     lua_settop(L, top);
   }
@@ -247,12 +284,14 @@ static int chan_get(lua_State *L) {
 /* Slots of recvmany: 2 timeout, 3 tag (after rearranging), 4 max. */
 enum { RECVMANY_MAX = RECV_TOP + 1, RECVMANY_TOP = RECVMANY_MAX };
 
-/* Collects into the table at 2: (channel, table, max, first message). Called
- * protected: what is in the table is taken, what is not is not. */
+/* Collects into the table at 2: (channel, table, max, Message[2]: what is
+ * wanted, the first that came). Called protected: what is in the table is
+ * taken, what is not is not. */
 static int many_collect(lua_State *L) {
   Chan *c = lua_touserdata(L, 1);
   lua_Integer max = lua_tointeger(L, 3), count = 0;
-  Message m = *(Message *)lua_touserdata(L, 4);
+  const Message *given = lua_touserdata(L, 4);
+  Message m = given[1];
   for (;;) {
     uint32_t serial = c->serial;
     lua_pushlstring(L, m.bytes, m.size);
@@ -263,6 +302,7 @@ static int many_collect(lua_State *L) {
     lua_settop(L, 4);
     if (count == max || (c->ahead && c->h.ops->ready(&c->h, IPC_READ, false)))
       return 0;
+    m = given[0];
     int err = recv_next(c, &m);
     if (err) {
       if (err != EAGAIN) {
@@ -276,22 +316,23 @@ static int many_collect(lua_State *L) {
 
 static int recvmany_attempt(lua_State *L, Handle *h) {
   Chan *self = (Chan *)h, *c = self->reader;
-  Message m = {NULL, 0, lua_tointeger(L, RECV_TAG)};
-  int err = recv_next(c, &m);
+  Message given[2] = {recv_wanted(L, c), recv_wanted(L, c)}, *m = &given[1];
+  int err = recv_next(c, m);
   if (err)
-    return recv_error(L, self, "recvmany", err, m.size);
+    return recv_error(L, self, "recvmany", err, m->size);
   lua_newtable(L);
   int list = lua_gettop(L);
   lua_pushcfunction(L, many_collect);
   lua_pushlightuserdata(L, c);
   lua_pushvalue(L, list);
   lua_pushvalue(L, RECVMANY_MAX);
-  lua_pushlightuserdata(L, &m);
+  lua_pushlightuserdata(L, given);
   /* Allocating the table ran finalisers perhaps: look again. */
-  err = recv_next(c, &m);
+  *m = given[0];
+  err = recv_next(c, m);
   if (err) {
     lua_settop(L, list - 1);
-    return recv_error(L, self, "recvmany", err, m.size);
+    return recv_error(L, self, "recvmany", err, m->size);
   }
   int status = lua_pcall(L, 4, 0, 0);
   if (status != LUA_OK && lua_rawlen(L, list) == 0)
@@ -341,7 +382,7 @@ static int read_attempt(lua_State *L, Handle *h) {
   else
     what = *lua_tostring(L, READ_WHAT);
   for (;;) {
-    Message m = {NULL, 0, 0};
+    Message m = {0};
     int err = ipc_handle_usable(&c->h)
                   ? c->ops->read(c, size, what == 'l' || what == 'L', &m)
                   : EPIPE;

@@ -18,7 +18,7 @@
 
 enum {
   SEND_SCRATCH = 1 << 20, /* bytes of scratch worth keeping */
-  SEND_BATCH = 512        /* messages gathered for one crossing */
+  SEND_BATCH = 256        /* messages gathered for one crossing */
 };
 
 static int chan_check_size(lua_State *L, Chan *c, const char *call,
@@ -79,10 +79,9 @@ static int send_attempt(lua_State *L, Handle *h) {
     return ipc_handle_refuse(L, &c->h, "send");
   if (c->shut || c->failed)
     return ipc_fail(L, h->ops->type, "send", EPIPE, NULL);
-  Message m = {NULL, 0, 0};
+  Message m = {0};
   m.bytes = lua_tolstring(L, SEND_BYTES, &m.size);
-  if (c->tagged)
-    m.tag = lua_tointeger(L, SEND_TAG);
+  ipc_chan_tag(L, c->ops->tags, SEND_TAG, &m);
   if (m.size > c->limit)
     return chan_check_size(L, c, "send", m.size);
   int err = c->ops->send(c, &m);
@@ -151,9 +150,8 @@ static int chan_put(lua_State *L) {
   lua_settop(L, SEND_TOP);
   S->scratch.size = 0;
   ipc_value_encode(L, SEND_BYTES, &S->scratch);
-  Message m = {S->scratch.bytes, S->scratch.size, 0};
-  if (c->tagged)
-    m.tag = lua_tointeger(L, SEND_TAG);
+  Message m = {.bytes = S->scratch.bytes, .size = S->scratch.size};
+  ipc_chan_tag(L, c->ops->tags, SEND_TAG, &m);
   if (ipc_handle_usable(&self->h) && ipc_handle_usable(&c->h) && !c->shut &&
       !c->failed && !self->h.queue) {
     if (m.size > c->limit) {
@@ -212,8 +210,9 @@ static size_t many_gather(lua_State *L, Chan *c, size_t sent, Message *views) {
         LUA_TSTRING)
       luaL_error(L, "ipc.sendmany: list[%d] is a %s now",
                  (int)(sent + count + 1), luaL_typename(L, -1));
+    *m = (Message){0};
     m->bytes = lua_tolstring(L, -1, &m->size);
-    m->tag = lua_tointeger(L, SEND_TAG);
+    ipc_chan_tag(L, c->ops->tags, SEND_TAG, m);
     lua_pop(L, 1);
     if (m->size > c->limit)
       break;

@@ -210,12 +210,13 @@ static int run_wait(lua_State *L, Run *r, int want) {
   if (S->rests)
     ipc_flush_rests(L, S);
 
+  Handle *part = ipc_handle_part(h, want);
   if (ipc_in_task(L, S)) {
     int slot = r->op->top + 1;
+    (void)ipc_handle_watch(part, want);
     if (!r->waiter)
-      r->waiter =
-          ipc_waiter_open(L, ipc_handle_part(h, want), want, r->op->closing);
-    ipc_suspend(L, slot, 0, deadline, 0, context, run);
+      r->waiter = ipc_waiter_open(L, part, want, r->op->closing);
+    ipc_suspend(L, slot, 0, ipc_handle_nap(part, deadline), 0, context, run);
     ipc_waiter_settle(L, slot);
     return 0;
   }
@@ -237,10 +238,10 @@ static int run_wait(lua_State *L, Run *r, int want) {
   if (ipc_buffer_reserve(&S->polls, sizeof(struct pollfd)))
     return ENOMEM;
   *(struct pollfd *)(void *)S->polls.bytes = (struct pollfd){
-      h->ops->descriptor(h, want), want == IPC_WRITE ? POLLOUT : POLLIN, 0};
+      ipc_handle_watch(part, want), want == IPC_WRITE ? POLLOUT : POLLIN, 0};
   if (h->channel)
     ((Chan *)h)->sleeps++;
-  err = ipc_sleep(S, 1, deadline);
+  err = ipc_sleep(S, 1, ipc_handle_nap(part, deadline));
   if (err == EINTR)
     return ipc_run_hooks(L, S, r->hook, context, run);
   return err == ETIMEDOUT ? 0 : err; /* one last look, then the clock says so */
@@ -267,8 +268,10 @@ static int run(lua_State *L, int status, lua_KContext context) {
     else if (!r.waiter && part->queue && ipc_waiter_first(part, op->want) &&
              ipc_in_task(L, h->state))
       n = -op->want; /* others came first */
-    else
+    else {
+      part->nap = 0;
       n = op->attempt(L, h);
+    }
     if (n >= 0) {
       if (r.until)
         run_spin(h, op->want)->penalty = 0;

@@ -284,4 +284,53 @@ function ipc.cpus() end
 ---@return table[] rows
 function ipc.mechanisms() end
 
+---@return table[] rows
+function ipc.limits() end
+
+---@param address string
+---@param mode? "r"|"w"|"rw"
+---@param options? table
+---@return ipc.channel? channel
+---@return string? message
+---@return integer? errno
+function ipc.open(address, mode, options) end
+
+---@class ipc.listener: ipc.pollable
+local listener = {}
+
+---@param timeout? number seconds
+---@return ipc.channel? client
+---@return string? message
+---@return integer? errno
+function listener:accept(timeout) end
+
+---@return true
+function listener:close() end
+
+---@return string? address
+---@return string? message
+---@return integer? errno
+function listener:address() end
+
+---@param seconds? number
+---@return true
+function listener:settimeout(seconds) end
+
+---@return table counters
+function listener:stats() end
+
+---@param address string
+---@param options? table
+---@return ipc.listener? listener
+---@return string? message
+---@return integer? errno
+function ipc.listen(address, options) end
+
+---@param address string
+---@param options? table
+---@return ipc.channel? channel
+---@return string? message
+---@return integer? errno
+function ipc.connect(address, options) end
+
 return ipc

@@ -46,8 +46,9 @@ function address.parse(text)
   return scheme, unescape(rest), options
 end
 
--- The room that an address names; raises when none does.
-local function resolve(text, options, call)
+-- The room that an address names; raises when none does. `place` is the
+-- argument that the options are.
+local function resolve(text, options, call, place)
   if type(text) ~= "string" then
     error(("bad argument #1 to '%s' (string expected, got %s)"):format(call, type(text)), 4)
   end
@@ -65,12 +66,12 @@ local function resolve(text, options, call)
     error(("no mechanism is called %q; there are %s"):format(scheme, table.concat(known, ", ")), 4)
   end
   if options ~= nil and type(options) ~= "table" then
-    error(("bad argument #2 to '%s' (table expected, got %s)"):format(call, type(options)), 4)
+    error(("bad argument #%d to '%s' (table expected, got %s)"):format(place, call, type(options)), 4)
   end
   for name, value in pairs(options or {}) do
     found[name] = value
   end
-  return room, rest, found
+  return room, rest, found, scheme
 end
 
 -- Calls into the core so that its complaints blame our caller's caller.
@@ -86,8 +87,44 @@ local function blame(call, fn, ...)
   return table.unpack(results, 2, results.n)
 end
 
+-- The scheme's own function, or a complaint that it has none.
+local function slot(room, name, call, text, why)
+  return room[name] or error(("bad argument #1 to '%s' (%q: %s)"):format(call, text, why), 4)
+end
+
+function address.open(text, mode, options)
+  local room, rest, found, scheme = resolve(text, options, "open", 3)
+  local open = slot(room, "open", "open", text, "nothing to open by name: ipc.pair makes two ends")
+  local channel, message, errno = blame("open", open, rest, mode, found, scheme)
+  if errno then
+    return channel, message, errno
+  end
+  return channel
+end
+
+function address.listen(text, options)
+  local room, rest, found, scheme = resolve(text, options, "listen", 2)
+  local listen = slot(room, "listen", "listen", text, "has no listeners")
+  local listener, message, errno = blame("listen", listen, rest, found, scheme)
+  if errno then
+    return listener, message, errno
+  end
+  return listener
+end
+
+function address.connect(text, options)
+  local room, rest, found, scheme = resolve(text, options, "connect", 2)
+  local connect = slot(room, "connect", "connect", text, "nothing to connect to")
+  local channel, message, errno = blame("connect", connect, rest, found, scheme)
+  if errno then
+    return channel, message, errno
+  end
+  return channel
+end
+
 function address.pair(text, options)
-  local room, rest, found = resolve(text, options, "pair")
+  local room, rest, found = resolve(text, options, "pair", 2)
+  slot(room, "pair", "pair", text, "has no pairs")
   if rest ~= "" then
     error(("bad argument #1 to 'pair' (%q names something; a pair has no name)"):format(text), 3)
   end

@@ -40,4 +40,54 @@ function ipc.pair(address, options)
   return one, other
 end
 
+--- Opens a mechanism by its name. Changing the mechanism is changing one string:
+-- one process opens an address with "r", another with "w", and what the second
+-- sends the first receives.
+-- @function open
+-- @tparam string address `"fifo:/tmp/f"`, `"unix:/tmp/s"`, `"tcp:127.0.0.1:7000"`,
+-- `"udp:127.0.0.1:7000"`, `"sysv:0x4a42"`, `"mqueue:/name"`, `"fd:3"`, with options
+-- behind a `?`: `"fifo:/tmp/f?unit=stream"`
+-- @tparam[opt] string mode "r", "w" or "rw"; what it is by default the mechanism says
+-- @tparam[opt] table options of the mechanism; they win over the address's
+-- @treturn channel; or nil, message, errno
+-- @usage local jobs = ipc.open("fifo:/tmp/jobs", "w", { retry = 5 })
+function ipc.open(address, mode, options)
+  local channel, message, errno = require("ipc.address").open(address, mode, options)
+  if errno then -- no tail calls here: errors blame our caller by level
+    return channel, message, errno
+  end
+  return channel
+end
+
+--- Waits for clients at an address: `listener:accept` gives a channel to each.
+-- @function listen
+-- @tparam string address `"unix:/tmp/s"`, `"tcp:7000"` (on the loopback
+-- interface), `"tcp:0.0.0.0:7000"`, `"fifo:/tmp/f"`, `"sysv:0x4a42"`, `"mqueue:/name"`
+-- @tparam[opt] table options of the mechanism; accepted channels have them too
+-- @treturn listener; or nil, message, errno
+-- @usage local listener <close> = assert(ipc.listen "unix:/tmp/s")
+function ipc.listen(address, options)
+  local listener, message, errno = require("ipc.address").listen(address, options)
+  if errno then
+    return listener, message, errno
+  end
+  return listener
+end
+
+--- Connects to a listener.
+-- @function connect
+-- @tparam string address the listener's
+-- @tparam[opt] table options of the mechanism; `timeout` bounds this call, too;
+-- `retry` (seconds, or true) waits until there is a listener
+-- @treturn channel; or nil, message, errno: ECONNREFUSED, ENOENT when nobody
+-- listens, `"timeout"` (ETIMEDOUT)
+-- @usage local server = assert(ipc.connect("unix:/tmp/s", { retry = 5 }))
+function ipc.connect(address, options)
+  local channel, message, errno = require("ipc.address").connect(address, options)
+  if errno then
+    return channel, message, errno
+  end
+  return channel
+end
+
 return ipc

@@ -10,6 +10,8 @@ local wordcount = {}
 
 local CHUNK = 64 * 1024 -- bytes of text in a message, where so many fit
 local PATIENCE = 60     -- seconds without news until the workers count as stuck
+local AGAIN = 0.2       -- seconds until what may have got lost is sent again
+local HEAD = 24         -- bytes of a message around its text or its counts
 local WORD = "[%a\128-\255]+"
 
 --- Adds the words of a text to `counts`.
@@ -52,29 +54,64 @@ function wordcount.top(counts, n)
   return table.move(list, 1, n, 1, {})
 end
 
+-- Datagrams may get lost, and nobody hears of it: there a worker asks for each
+-- text, by number, until the answer comes. Elsewhere texts are just sent.
+local function asks(mechanism)
+  return mechanism.capabilities.address_tag
+end
+
 -- ---- in a worker
 
--- Counts what comes until `false`, then answers with tables of counts, each
--- small enough for a message, and `true`.
-local function work(channel)
+-- Two functions: the first takes the next text, nil at the end; the second gives
+-- a value to the parent.
+local function sent(channel)
+  return function()
+    local text, why, errno = channel:get()
+    assert(not errno, why)
+    return text or nil
+  end, function(value)
+    assert(channel:put(value))
+  end
+end
+
+local function asked(channel)
+  local number = 0
+  local function ask(value)
+    number = number + 1
+    local answer, why
+    repeat
+      assert(channel:put { number, value })
+      repeat
+        answer, why = channel:get(AGAIN)
+      until not answer or answer[1] == number -- else one that came twice
+      assert(answer or why == "timeout", why)
+    until answer
+    return answer[2]
+  end
+  return function()
+    return ask(false) or nil
+  end, ask
+end
+
+-- Counts all texts, then gives tables of counts, each small enough for a message,
+-- and `true`.
+local function work(channel, asking)
   local counts, most = {}, math.min(channel:maxsize(), CHUNK)
-  for text in channel:values() do
-    if not text then
-      break
-    end
+  local take, give = (asking and asked or sent)(channel)
+  for text in take do
     wordcount.add(text, counts)
   end
-  local piece, size = {}, 8
+  local piece, size = {}, HEAD
   for word, n in pairs(counts) do
     local more = #word + 12 -- bytes as MessagePack, at the most
     if size + more > most then
-      assert(channel:put(piece))
-      piece, size = {}, 8
+      give(piece)
+      piece, size = {}, HEAD
     end
     piece[word], size = n, size + more
   end
-  assert(channel:put(piece))
-  assert(channel:put(true))
+  give(piece)
+  give(true)
 end
 
 -- ---- in the parent
@@ -84,22 +121,23 @@ end
 local function start(mechanism, count)
   local can, its = mechanism.capabilities, nil
   local crew = setmetatable({ channels = {} }, { __close = function(crew, failed)
+    for _, process in ipairs(failed and crew or {}) do
+      process:stop() -- first: a queue that a killed one left goes with ours
+    end
     for _, channel in ipairs(crew.channels) do
       channel:close()
     end
     for _, process in ipairs(crew) do
-      if failed then
-        process:stop()
-      end
       process:close()
     end
   end })
-  local shared = can.many_readers and can.many_writers
+  local shared = can.many_readers and can.many_writers and not asks(mechanism)
   for i = 1, count do
     if i == 1 or not shared then
       crew.channels[i], its = assert(ipc.pair(mechanism.address))
     end
-    crew[i] = assert(ipc.fork(work, shared and i < count and assert(its:dup()) or its))
+    crew[i] = assert(ipc.fork(work, shared and i < count and assert(its:dup()) or its,
+      asks(mechanism)))
   end
   return crew
 end
@@ -147,10 +185,10 @@ local function any(crew, channels, event, method, ...)
   while true do
     local i = await(crew, channels, event)
     local channel = channels[i]
-    local result, why = channel[method](channel, ...)
-    if why == nil then
+    local result, why, errno = channel[method](channel, ...)
+    if not errno then -- `why` is the tag, where there is one
       return i, result
-    elseif why == "closed" then
+    elseif why == "closed" or errno == ipc.errno.ECONNREFUSED then
       table.remove(channels, i)
     elseif why ~= "timeout" then
       error(why, 0)
@@ -158,20 +196,19 @@ local function any(crew, channels, event, method, ...)
   end
 end
 
---- Counts the words of files. `options`: `mechanism` (a row of
--- ipc.mechanisms()), `workers` (how many), `progress` (called with the bytes
--- handed out so far and the workers). Answers the counts and a table: `bytes`,
--- `messages`, `seconds`. Raises when anything goes wrong.
-function wordcount.run(paths, options)
-  local begin, counts, bytes, messages = ipc.now(), {}, 0, 0
-  local crew <close> = start(options.mechanism, options.workers)
+-- Adds up what a worker counted; true when that was all of it.
+local function total(value, counts)
+  for word, n in pairs(value ~= true and value or {}) do
+    counts[word] = (counts[word] or 0) + n
+  end
+  return value == true
+end
+
+-- Hands the texts out to whoever has room, then collects the counts.
+local function send(crew, texts, counts)
   local open = table.move(crew.channels, 1, #crew.channels, 1, {})
-  for text in wordcount.chunks(paths, math.min(CHUNK, open[1]:maxsize() - 8)) do
+  for text in texts do
     any(crew, open, "w", "put", text, nil, 0)
-    bytes = bytes + #text
-    if options.progress then
-      options.progress(bytes, crew)
-    end
   end
   local each = #open == #crew
   for _ = 1, #crew do
@@ -183,15 +220,48 @@ function wordcount.run(paths, options)
   open = table.move(crew.channels, 1, #crew.channels, 1, {})
   local left = #crew
   while left > 0 do
-    local _, piece = any(crew, open, "r", "get", 0)
-    if piece == true then
-      left = left - 1
-    else
-      for word, n in pairs(piece) do
-        counts[word] = (counts[word] or 0) + n
-      end
-    end
+    local _, value = any(crew, open, "r", "get", 0)
+    left = left - (total(value, counts) and 1 or 0)
   end
+end
+
+-- Answers the workers' questions, those that come again with the same answer.
+local function answer(crew, texts, counts)
+  local open = table.move(crew.channels, 1, #crew.channels, 1, {})
+  local last, left = {}, #crew
+  while left > 0 do
+    local i, question = any(crew, open, "r", "get", 0)
+    local channel, number, value = open[i], question[1], question[2]
+    if not last[channel] or last[channel][1] < number then
+      left = left - (value and total(value, counts) and 1 or 0)
+      last[channel] = { number, not value and texts() or false }
+    end
+    channel:put(last[channel], nil, 0) -- if that fails, it is asked again
+  end
+end
+
+--- Counts the words of files. `options`: `mechanism` (a row of
+-- ipc.mechanisms()), `workers` (how many), `progress` (called with the bytes
+-- handed out so far and the workers). Answers the counts and a table: `bytes`,
+-- `messages`, `seconds`. Raises when anything goes wrong.
+function wordcount.run(paths, options)
+  local begin, counts, bytes, messages = ipc.now(), {}, 0, 0
+  local crew <close> = start(options.mechanism, options.workers)
+  local most = math.min(CHUNK, crew.channels[1]:maxsize() - HEAD)
+  local chunks = wordcount.chunks(paths, most)
+  local function texts()
+    local text = chunks and chunks()
+    if not text then
+      chunks = nil
+      return nil
+    end
+    bytes = bytes + #text
+    if options.progress then
+      options.progress(bytes, crew)
+    end
+    return text
+  end
+  (asks(options.mechanism) and answer or send)(crew, texts, counts)
   for _, channel in ipairs(crew.channels) do
     local stats = channel:stats()
     messages = messages + stats.sent + stats.received

@@ -18,7 +18,9 @@ local function matches(line, expected)
 end
 
 describe("the example", function()
-  for _, name in ipairs { "pipe", "socket", "process", "poller", "values" } do
+  for _, name in ipairs {
+    "pipe", "fifo", "socket", "sysv", "mqueue", "stdio", "listener", "process", "poller", "values",
+  } do
     local path = ("examples/%s.lua"):format(name)
 
     describe(path, function()

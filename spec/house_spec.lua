@@ -388,14 +388,22 @@ end
 
 -- class -> method names, from objects.
 local function methods()
-  local a, b = assert(ipc.pair "unix")
+  local a, b = assert(ipc.pipe())
   a:close()
   b:close()
-  local all = { channel = {}, process = {} }
+  local all = { channel = {}, listener = {} }
   for name in pairs(debug.getmetatable(a).__index) do all.channel[name] = true end
-  -- a process adds to them
-  local text = sources["src/process.c"]:match "luaL_Reg process_methods%[%] = (%b{})"
-  for name in text:gmatch '{"(%l+)"' do all.process[name] = true end
+  for name in sources["src/listen.c"]:match("luaL_Reg listener_methods%[%] = (%b{})"):gmatch '{"(%l+)"' do
+    all.listener[name] = true
+  end
+  -- what a room adds to them
+  for _, row in ipairs(rows) do
+    local text = sources["src/" .. row.name .. ".c"]:match("luaL_Reg " .. row.name .. "_methods%[%] = (%b{})")
+    if text then
+      all[row.name] = all[row.name] or {}
+      for name in text:gmatch '{"(%l+)"' do all[row.name][name] = true end
+    end
+  end
   return all
 end
 
@@ -422,9 +430,11 @@ describe("reference, annotations and rockspec:", function()
     for name in pairs(all.channel) do
       if not known["channel:" .. name] then missing[#missing + 1] = "channel:" .. name end
     end
-    for name in pairs(all.process) do
-      if not (known["process:" .. name] or all.channel[name]) then
-        missing[#missing + 1] = "process:" .. name
+    for class, list in pairs(all) do
+      for name in pairs(list) do
+        if not (known[class .. ":" .. name] or class ~= "listener" and all.channel[name]) then
+          missing[#missing + 1] = class .. ":" .. name
+        end
       end
     end
     nothing(missing, "not in types/ipc.lua")

@@ -831,15 +831,16 @@ describe("handles at a fork", function()
   end)
 
   it("leave nothing open: not in the child, not here", function()
+    -- Of what is no handle of this state: the specs before may have left some.
+    local others = table.pack(fork(function() return peer.descriptors() end):wait())[2]
     local before = peer.descriptors()
     local r, w = pipe()
     local extra = { pipe { duplex = true } }
     local child = fork(function()
       w:put(peer.descriptors())
     end)
-    -- There: w, ipc.parent, the report and where needed the sign of life.
-    local life = peer.holds "pidfd" and 0 or 1
-    assert.are.equal(before + 3 + life, r:get())
+    -- There: ipc.parent, the report and where needed the sign of life; and w.
+    assert.are.equal(others + 1, r:get())
     assert.is_true(child:wait())
     child:close()
     for _, channel in ipairs { r, extra[1], extra[2] } do

@@ -4,8 +4,13 @@
 --
 -- A row: `name`; `room`; `mechanism`, its row of ipc.mechanisms(); `can`, the
 -- capabilities there; `both`: both ends send and receive; `whole`: a message is
--- out or not, never half; `options`: open takes options; `remote`: the end
--- ("reader" or "writer") that is in another process, behind a proxy;
+-- out or not, never half; `ends`: one side's close is told to the other;
+-- `shares`: an end that is given to a child stays usable here, too;
+-- `keeps_writer`: so does a writer; `options`: open takes options; `remote`: the
+-- end ("reader" or "writer") that is in another process, behind a proxy;
+-- `lossy`: what does not fit is dropped instead of waited for; `late`: that the
+-- receiver has gone is told by a later send; `answers`: a message's tag is where
+-- it came from, what is sent with it goes there;
 -- `open(options)` -> the end that tests receive from, the one they send to.
 local ipc = require "ipc"
 
@@ -24,8 +29,13 @@ local function add(row)
   if row.both == nil then
     row.both = row.mechanism.direction == "both ways"
   end
-  -- Any number of processes may send what cannot be torn apart, and only that.
-  row.whole = row.can.many_writers
+  -- Any number of processes may send what cannot be torn apart.
+  if row.whole == nil then
+    row.whole = row.can.many_writers
+  end
+  if row.ends == nil then
+    row.ends = row.can.liveness
+  end
   row.options = row.options ~= false
   rooms[#rooms + 1] = row
 end
@@ -52,6 +62,112 @@ local function duplex(options)
   local r2, w2 = assert(ipc.pipe(options))
   return ipc.duplex(r1, w2), ipc.duplex(r2, w1)
 end
+
+-- One object with two handles on it; its name goes at once, so that nothing
+-- stays behind whatever becomes of them.
+local names = 0
+
+local function removed(constructor, format)
+  return function(options)
+    names = names + 1
+    local name = format:format(ipc.pid(), names)
+    -- All of a user's queues share RLIMIT_MSGQUEUE.
+    local r, message, errno = ipc[constructor](name, "r", with(options, { maxmsg = 4 }))
+    if not r then return r, message, errno end
+    local w = assert(ipc[constructor](name, "w", options))
+    assert(r:remove())
+    return r, w
+  end
+end
+
+-- TCP's buffers grow to megabytes by themselves; tests fill them.
+local SMALL <const> = { capacity = 32 << 10 }
+
+-- Where a test's sockets have their names; they go with them.
+local sockets = 0
+local function socket()
+  sockets = sockets + 1
+  return ("unix:/tmp/ipc-rooms-%d-%d.sock"):format(ipc.pid(), sockets)
+end
+
+-- A client and the end that a listener gives for it; the client is the sender.
+local function connected(address, more)
+  return function(options)
+    local all = with(options, more or {})
+    local l, why, errno = ipc.listen(address or socket(), all)
+    if not l then return l, why, errno end
+    local w = assert(ipc.connect(l:address(), all))
+    local r = assert(l:accept(20))
+    l:close()
+    return r, w
+  end
+end
+
+-- One System V queue with two handles on it. A third removes it when this process
+-- ends, whatever becomes of them; or the end of this module, which busted loads
+-- anew for every file.
+local owners = setmetatable({ pid = ipc.pid(), ids = {} }, { __gc = function(list)
+  for _, id in ipairs(list.pid == ipc.pid() and list.ids or {}) do
+    local queue <close> = ipc.sysv(nil, "rw", { id = id })
+    if queue then queue:remove() end
+  end
+end })
+
+local function numbered(options)
+  local owner = assert(ipc.sysv("private", "rw", { temporary = true }))
+  owners[#owners + 1], owners.ids[#owners + 1] = owner, owner:id()
+  local all = with(options, { id = owner:id() })
+  local r, message, errno = ipc.sysv(nil, "r", all)
+  if not r then return r, message, errno end
+  return r, assert(ipc.sysv(nil, "w", all))
+end
+
+-- ---- named pipes
+
+local paths = {}
+
+-- What children that were killed have left, too.
+setmetatable(paths, { __gc = function(list)
+  for _, path in ipairs(list) do
+    if path:find("%." .. ipc.pid() .. "%.%d+$") then os.remove(path) end
+  end
+end })
+
+local function fifo(more)
+  return function(options)
+    -- Each spec file loads this one anew.
+    local path = ("/tmp/lua-ipc-rooms.%p.%d.%d"):format(paths, ipc.pid(), #paths + 1)
+    paths[#paths + 1] = path
+    local all = with({ temporary = true }, with(options, more or {}))
+    -- Its writer is opened next, by this very process.
+    local r, message, errno = ipc.fifo(path, "r", with(all, { retry = false }))
+    if not r then return r, message, errno end
+    return r, assert(ipc.fifo(path, "w", all))
+  end
+end
+
+
+-- What one process opens by the name to receive, and another to send.
+local function named(address, more)
+  return function(options)
+    local all = with(options, more or {})
+    local text = address or socket()
+    local r, why, errno = ipc.open(text, "r", all)
+    if not r then return r, why, errno end
+    local w
+    w, why, errno = ipc.open(r:address(), "w", all)
+    if not w then
+      r:close()
+      return w, why, errno
+    end
+    return r, w
+  end
+end
+
+local has_v6 = (function()
+  local l = ipc.listen "tcp:[::1]:0"
+  return l and l:close()
+end)()
 
 -- ---- a process: one end is here, the other is its ipc.parent
 
@@ -89,8 +205,46 @@ add { name = "pipe", mechanism = "pipe", open = pipe() }
 add { name = "pipe of packets", mechanism = "pipe, packets", open = pipe { packet = true } }
 add { name = "duplex pipe", mechanism = "pipe", both = true, open = pipe { duplex = true } }
 add { name = "duplex of two pipes", mechanism = "pipe", both = true, open = duplex }
+add { name = "fifo", mechanism = "fifo", whole = false, keeps_writer = true, open = fifo() }
+-- One has no name, so that a second writer may find no lock to take.
+add {
+  name = "duplex fifo", mechanism = "fifo", both = true,
+  can = mechanism.fifo and with(mechanism.fifo.capabilities, { many_writers = false }),
+  open = pair "fifo",
+}
 add { name = "unix stream", mechanism = "unix stream", open = pair "unix" }
 add { name = "unix seqpacket", mechanism = "unix seqpacket", open = pair "unix?type=seqpacket" }
+add { name = "unix datagram", mechanism = "unix datagram", open = pair "unix?type=datagram" }
+add { name = "tcp", mechanism = "tcp", late = true, open = pair("tcp", SMALL) }
+add { name = "udp", mechanism = "udp", lossy = true, open = pair "udp" }
+add { name = "unix stream, connected", mechanism = "unix stream", open = connected() }
+-- Without marks an empty packet would be the end, unless both sides pad.
+if not (os.getenv "IPC_WITHOUT" or ""):find "passcred" then
+  add {
+    name = "unix seqpacket, connected", mechanism = "unix seqpacket",
+    open = connected(nil, { type = "seqpacket" }),
+  }
+end
+if has_v6 then
+  add { name = "tcp v6, connected", mechanism = "tcp", late = true, open = connected("tcp:[::1]:0", SMALL) }
+end
+add { name = "unix stream by name", mechanism = "unix stream", both = false, open = named() }
+add { name = "tcp by name", mechanism = "tcp", both = false, late = true, open = named("tcp:0", SMALL) }
+add {
+  name = "unix datagram by name", mechanism = "unix datagram", both = false,
+  open = named(nil, { type = "datagram" }),
+}
+add { name = "udp by name", mechanism = "udp", both = false, lossy = true, answers = true, open = named "udp:0" }
+add { name = "POSIX queues", mechanism = "POSIX queue", open = pair("mqueue", { maxmsg = 4 }) }
+add {
+  name = "POSIX queue by its name", mechanism = "POSIX queue", both = false, shares = true,
+  open = removed("mqueue", "/ipc-spec-%d-%d"),
+}
+add { name = "System V queues", mechanism = "System V queue", ends = true, open = pair "sysv" }
+add {
+  name = "System V queue by its number", mechanism = "System V queue", both = false, shares = true,
+  open = numbered,
+}
 add {
   name = "process, receiving from it", mechanism = "unix stream", room = "process",
   options = false, remote = "writer", open = process,
@@ -112,7 +266,11 @@ rooms.streams = {
     name = "duplex of two pipes", both = true,
     open = function(options) return duplex(with(options, { unit = "stream" })) end,
   },
+  { name = "fifo", open = fifo { unit = "stream" } },
+  { name = "duplex fifo", both = true, open = pair("fifo", { unit = "stream" }) },
   { name = "unix stream", both = true, open = pair("unix", { unit = "stream" }) },
+  { name = "tcp", both = true, open = pair("tcp", with(SMALL, { unit = "stream" })) },
+  { name = "tcp by name", open = named("tcp:0", with(SMALL, { unit = "stream" })) },
 }
 
 function rooms.find(name)

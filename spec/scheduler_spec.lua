@@ -60,7 +60,8 @@ for _, kind in ipairs(schedulers) do
     it("a hundred of them, over every mechanism", function()
       local waiting, sums = 0, {}
       for i = 1, 50 do
-        local r, w = open(rooms[(i - 1) % #rooms + 1])
+        local row = rooms[(i - 1) % #rooms + 1]
+        local r, w = open(row, row.options and { maxsize = 1000 } or nil) -- queues are few and small
         s:go(function()
           waiting = waiting + 1
           local sum = 0
@@ -169,6 +170,20 @@ for _, kind in ipairs(schedulers) do
           return
         end
 
+        if row.lossy then
+          it("its senders never wait: what does not fit is lost", function()
+            local _, w = open(row)
+            local done = false
+            s:go(function()
+              for _ = 1, 2000 do assert(w:send(("x"):rep(1000))) end
+              done = true
+            end)
+            s:run(PATIENCE)
+            assert.is_true(done)
+          end)
+          return
+        end
+
         it("senders are served in the order they came", function()
           local r, w = open(row)
           local text = ("x"):rep(1000)
@@ -208,7 +223,8 @@ for _, kind in ipairs(schedulers) do
           s:run(PATIENCE)
           for i = 1, 2 do assert.are.same({ nil, "closed", E.EPIPE }, results[i]) end
           for _ = 1, n do assert.is_string(r:recv()) end
-          assert.are.same({ nil, "closed", E.EPIPE }, { r:recv() })
+          local last = row.ends and { nil, "closed", E.EPIPE } or { nil, "timeout", E.ETIMEDOUT }
+          assert.are.same(last, { r:recv(not row.ends and 0 or nil) })
         end)
 
         it("one end receives and sends at once where it can", function()
@@ -561,6 +577,31 @@ for _, kind in ipairs(schedulers) do
       assert.are.equal("x", r:recv())
     end)
 
+    it("a handle that a task waited on and dropped is collected without harm", function()
+      local got = {}
+      s:go(function()
+        local function ask(i)
+          local a, b = assert(ipc.pair "unix") -- with the numbers of the last ones
+          s:go(function()
+            assert(a:recv() == i .. "?")
+            assert(a:send(tostring(i)))
+            assert(a:close())
+          end)
+          ipc.sleep(0)
+          assert(b:send(i .. "?"))
+          return b:recv(PATIENCE)
+        end
+        for i = 1, 8 do
+          got[i] = ask(i)
+          collectgarbage()
+          collectgarbage()
+          ipc.sleep(0)
+        end
+      end)
+      s:run(PATIENCE)
+      assert.are.same({ "1", "2", "3", "4", "5", "6", "7", "8" }, got)
+    end)
+
     it("a nested coroutine may receive what a task waits for; both live", function()
       local r, w = pipe()
       local got = {}
@@ -638,7 +679,7 @@ for _, kind in ipairs(schedulers) do
 
     it("the order is that of coming, whatever order the scheduler wakes them in", function()
       for _, row in ipairs(rooms) do
-        if not row.remote then
+        if not row.remote and not row.lossy then
           local r, w = open(row)
           local got, sent, text = {}, {}, ("x"):rep(1000)
           for i = 1, 4 do
@@ -790,6 +831,60 @@ describe("ipc.scheduler", function()
       assert.matches("bad argument #1 to .*'" .. name .. "'", message)
     end
     assert.is_false(pcall(ipc.scheduler, 42))
+  end)
+
+  it("is told of a descriptor before the collector closes it, not by the program's end", function()
+    local text, status = with.shell(with.command [[
+      local ipc = require "ipc"
+      local r, w = ipc.pipe()
+      local old, older = ipc.pipe() -- older than the scheduler
+      local task, fd
+      ipc.scheduler {
+        is_task = function(thread) return thread == task end,
+        wait = coroutine.yield,
+        cancel = function(number)
+          if number ~= fd then print "another" end
+          local file <close> = io.open("/dev/fd/" .. number)
+          print(file and "open" or "closed")
+          error "shown as a warning only"
+        end,
+      }
+      local function wait(channel)
+        task = coroutine.create(function() channel:recv() end)
+        assert(coroutine.resume(task))
+        assert(coroutine.close(task))
+        task = nil
+      end
+      wait(old)
+      local new, newer = ipc.pipe()
+      wait(new)
+      keep = { old, older, new, newer, w }
+      fd = r:pollfd()
+      wait(r)
+      r = nil
+      collectgarbage()
+      collectgarbage()
+      print "end"
+    ]])
+    assert.are.equal(0, status or 0)
+    assert.are.equal("open\nend\n", (text:gsub("open\n[open\n]*open\n", "open\n")))
+  end)
+
+  it("may be cqueues to the end of the program, whatever it polls then", function()
+    local text = with.shell(with.command [[
+      local ipc = require "ipc"
+      local first, one = ipc.pipe()
+      local controller = require "ipc.cqueues".new()
+      local second, two = ipc.pair "unix"
+      for _, channel in ipairs { first, second } do
+        controller:wrap(function() channel:recv() end)
+      end
+      controller:wrap(function() require "cqueues".poll(two) end)
+      controller:step(0)
+      keep = { first, one, second, two, controller }
+      print "end"
+    ]])
+    assert.are.equal("end\n", text)
   end)
 
   it("takes nil: calls block again", function()

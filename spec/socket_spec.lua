@@ -1,5 +1,5 @@
--- Unix sockets: what is their own beyond what contract_spec says of every
--- channel, and a peer that is not this library: Python.
+-- Sockets: what is their own beyond what contract_spec says of every channel,
+-- and peers that are not this library: Python, socat, nc, luv.
 local ipc = require "ipc"
 local peer = require "spec.support.peer"
 
@@ -65,7 +65,7 @@ describe("a pair of unix sockets", function()
     assert.error_matches(function() ipc.pair("unix", { typ = "stream" }) end,
       "unknown option 'typ'")
     assert.error_matches(function() ipc.pair("unix", { type = "dgram" }) end,
-      [[option 'type': "stream" or "seqpacket" expected]])
+      [[option 'type': "stream" or "seqpacket" or "datagram" expected]])
     assert.error_matches(function() ipc.pair("unix?type=seqpacket&unit=stream") end,
       "packets are messages")
     assert.error_matches(function() ipc.pair "unix:/tmp/named" end, "a pair has no name")
@@ -394,5 +394,418 @@ os.kill(os.getpid(), 9)
     local a, b = stream()
     python(b, [[os.write(fd, b"\x80\0\0\0")]])
     fails(E.EBADMSG, "does the peer speak frames%?", a:recv())
+  end)
+end)
+
+-- ---- datagrams, TCP, names
+
+local count = 0
+local function path()
+  count = count + 1
+  return ("/tmp/ipc-socket-%d-%d.sock"):format(ipc.pid(), count)
+end
+
+local function open(address, mode, options)
+  local o = { timeout = peer.limit }
+  for name, value in pairs(options or {}) do o[name] = value end
+  return peer.keep(assert(ipc.open(address, mode, o)))
+end
+
+local function connect(address, options)
+  local o = { timeout = peer.limit }
+  for name, value in pairs(options or {}) do o[name] = value end
+  return peer.keep(assert(ipc.connect(address, o)))
+end
+
+local function accepted(address, options)
+  local l = peer.keep(assert(ipc.listen(address, options)))
+  local c = connect(l:address(), options)
+  local s = peer.keep(assert(l:accept(peer.limit)))
+  s:settimeout(peer.limit)
+  return c, s, l
+end
+
+-- What the kernel says of a socket's option, asked by Python on a copy of it.
+local function option(channel, level, name)
+  local mine, its = stream { unit = "stream" }
+  local child = fork(function(copy)
+    peer.exec({ copy, its }, peer.python, "-c", ([[
+import os, socket, sys
+s = socket.socket(fileno=int(sys.argv[1]))
+os.write(int(sys.argv[2]), b"%%d\n" %% s.getsockopt(socket.%s, socket.%s))
+]]):format(level, name), tostring(copy:pollfd()), tostring(its:pollfd()))
+  end, assert(channel:dup()))
+  local value = tonumber(mine:read "l")
+  assert(child:wait())
+  return value
+end
+
+describe("datagrams over UDP", function()
+  after_each(peer.clean)
+
+  it("come with their sender's address: u:send(u:recv()) is an echo", function()
+    local u = open "udp:127.0.0.1:0"
+    local a, b = connect(u:address()), connect(u:address())
+    assert(a:send "from a" and b:send "from b")
+    for _ = 1, 2 do
+      local message, from = u:recv()
+      assert.are.equal(message == "from a" and a:address() or b:address(), from)
+      assert(u:send(message, from))
+    end
+    assert.are.equal("from a", a:recv())
+    assert.are.equal("from b", b:recv())
+    assert(a:put { 1, "x" })
+    assert(u:put(u:get()))
+    assert.are.same({ 1, "x" }, a:get())
+    fails(E.EDESTADDRREQ, "", u:send "to whom?")
+    fails(E.EINVAL, "", u:send("x", "nowhere"))
+  end)
+
+  it("carry 65507 bytes and not one more", function()
+    local u = open "udp:0"
+    local c = connect(u:address())
+    assert.are.equal(65507, c:maxsize())
+    assert(c:send(("x"):rep(65507)))
+    assert.are.equal(65507, #u:recv())
+    fails(E.EMSGSIZE, "65508.*65507", c:send(("x"):rep(65508)))
+    assert(c:send "" and c:send "next")
+    assert.are.equal("", (u:recv()))
+    assert.are.equal("next", (u:recv()))
+    fails(E.EMSGSIZE, "65507", ipc.open("udp:0", "r", { maxsize = 65508 }))
+  end)
+
+  it("over maxsize are reported once with both figures, and nothing else is lost",
+    function()
+      local u = open("udp:0", "r", { maxsize = 100 })
+      local c = connect(u:address())
+      assert(c:send "before" and c:send(("x"):rep(101)) and c:send(("y"):rep(60000)) and c:send "after")
+      assert.are.equal("before", (u:recv()))
+      fails(E.EMSGSIZE, "101 bytes, but maxsize is 100", u:recv())
+      fails(E.EMSGSIZE, "maxsize is 100", u:recv())
+      assert.are.equal("after", (u:recv()))
+    end)
+
+  it("to nobody: recv says refused once, sending goes on", function()
+    local u = open "udp:0"
+    local address = u:address()
+    u:close()
+    local c = connect(address)
+    assert(c:send "lost")
+    fails(E.ECONNREFUSED, "", c:recv())
+    assert.are.same({ nil, "timeout", E.ETIMEDOUT }, { c:recv(0) })
+    for _ = 1, 3 do assert.is_true(c:send "lost too") end
+    assert(ipc.poll({ c }, peer.limit)) -- which meets it first
+    fails(E.ECONNREFUSED, "", c:recv(0))
+    assert.are.same({ nil, "timeout", E.ETIMEDOUT }, { c:recv(0) })
+    u = open(address)
+    assert(c:send "here")
+    repeat local message, why = u:recv() until message == "here" or why == "timeout"
+    assert.is_true(c:send "and here")
+  end)
+end)
+
+describe("datagrams over unix sockets", function()
+  after_each(peer.clean)
+
+  it("are answered where the sender has a path of its own", function()
+    local name, mine = path(), path()
+    local u = open("unix:" .. name, "rw", { type = "datagram" })
+    local c = connect("unix:" .. name, { type = "datagram", bind = mine })
+    assert(c:send "question")
+    local message, from = u:recv()
+    assert.are.equal("unix:" .. mine, from)
+    assert(u:send(message .. "?", from))
+    assert.are.equal("question?", c:recv())
+    local other = connect("unix:" .. name, { type = "datagram" })
+    assert(other:send "anonymous")
+    assert.are.same({ "anonymous" }, { u:recv() })
+    fails(E.ENOENT, "", u:send("x", "unix:/nonexistent/x"))
+    c:close()
+    assert.is_nil(io.open(mine))
+    u:close()
+    assert.are_not.equal(nil, select(2, ipc.connect("unix:" .. name, { type = "datagram" })))
+  end)
+
+  it("wait while the receiver's queue is full, and none is lost", function()
+    local a, b = peer.pair "unix?type=datagram"
+    local n = 0
+    while a:send(tostring(n), nil, 0) do n = n + 1 end
+    assert.are.same({ nil, "timeout", E.ETIMEDOUT }, { a:send("x", nil, 0.01) })
+    for i = 0, n - 1 do assert.are.equal(tostring(i), (b:recv(0))) end
+    assert(a:send "room again")
+  end)
+end)
+
+describe("TCP", function()
+  after_each(peer.clean)
+
+  it("sends small messages at once, streams as the system does; silent peers are tried", function()
+    for _, case in ipairs {
+      { {}, "1", "1", "30" },
+      { { unit = "stream" }, "0", "1", "30" },
+      { { unit = "stream", nodelay = true }, "1", "1", "30" },
+      { { nodelay = false, keepalive = false }, "0", "0", "7200" },
+    } do
+      for i, what in ipairs { "IPPROTO_TCP TCP_NODELAY", "SOL_SOCKET SO_KEEPALIVE", "IPPROTO_TCP TCP_KEEPIDLE" } do
+        local c, s = accepted("tcp:0", case[1])
+        local level, name = what:match "(%S+) (%S+)"
+        local expected = tonumber(case[1 + i])
+        for _, channel in ipairs { c, s } do
+          local value = option(channel, level, name)
+          if i < 3 or expected == 30 then assert.are.equal(expected ~= 0, value ~= 0) end
+          if expected == 30 then assert.are.equal(30, value) end
+        end
+      end
+    end
+  end)
+
+  it("has a user timeout where asked", function()
+    if not peer.has "pipe?packet=true" then -- this is not Linux
+      fails(E.ENOTSUP, "", ipc.connect(peer.keep(assert(ipc.listen "tcp:0")):address(), { user_timeout = 1.5 }))
+      return
+    end
+    local c, s = accepted("tcp:0", { unit = "stream", user_timeout = 1.5 })
+    for _, channel in ipairs { c, s } do
+      assert.are.equal(1500, option(channel, "IPPROTO_TCP", "TCP_USER_TIMEOUT"))
+    end
+  end)
+
+  it("closes one way by shutdown while the other goes on", function()
+    local c, s = accepted "tcp:0"
+    assert(c:send "question" and c:shutdown())
+    assert.are.equal("question", s:recv())
+    assert.are.same({ nil, "closed", E.EPIPE }, { s:recv() })
+    assert(s:send "answer")
+    assert.are.equal("answer", c:recv())
+    s:close()
+    assert.are.same({ nil, "closed", E.EPIPE }, { c:recv() })
+  end)
+
+  it("has no credentials, and unix sockets have those of connect time", function()
+    local c = accepted "tcp:0"
+    fails(E.ENOTSUP, "", c:credentials())
+    local l = peer.keep(assert(ipc.listen("unix:" .. path())))
+    local gate = fork(function()
+      local mine = assert(ipc.connect(l:address(), { timeout = peer.limit }))
+      local child = ipc.fork(function(passed) -- another process has the end now
+        passed:send "from the grandchild"
+        ipc.parent:recv()
+      end, mine)
+      ipc.parent:recv()
+      child:close()
+    end)
+    local s = peer.keep(assert(l:accept(peer.limit)))
+    assert.are.equal("from the grandchild", s:recv(peer.limit))
+    local who = s:credentials()
+    assert.are.equal(io.popen("id -u"):read "n", who.uid)
+    assert.are.equal(io.popen("id -g"):read "n", who.gid)
+    if peer.has "pipe?packet=true" then assert.are.equal(gate.pid, who.pid) end
+    gate:shutdown()
+    assert(gate:wait(peer.limit))
+    s:close()
+    fails(E.EPIPE, "closed", s:credentials())
+  end)
+end)
+
+describe("a socket opened by its name", function()
+  after_each(peer.clean)
+
+  it("is where one client connects, accepted when something is received", function()
+    for _, address in ipairs { "unix:" .. path(), "tcp:127.0.0.1:0" } do
+      local r = open(address, "r")
+      assert.are.same({ nil, "timeout", E.ETIMEDOUT }, { r:recv(0) })
+      assert.are.equal(E.ENOTCONN, (select(3, r:peer())))
+      local w = open(r:address(), "w")
+      assert(w:put "jobs")
+      assert.is_true(ipc.poll({ r }, peer.limit)[r])
+      assert.are.equal("jobs", r:get())
+      assert.error_matches(function() r:send "x" end, "only receives")
+      assert.error_matches(function() w:recv() end, "only sends")
+      assert.is_nil(ipc.connect(address:find "unix" and address or r:address())) -- one only
+      w:close()
+      assert.are.same({ nil, "closed", E.EPIPE }, { r:recv() })
+    end
+  end)
+
+  it("waits for its other side with retry", function()
+    local name = path()
+    local child = fork(function()
+      ipc.parent:send "go"
+      return assert(ipc.open("unix:" .. name, "w", { retry = true, timeout = peer.limit })):send "late"
+    end)
+    assert(child:recv())
+    assert.are.equal("late", open("unix:" .. name, "r"):recv())
+    assert(child:wait())
+  end)
+
+  it("moves to a child with its name", function()
+    local name = path()
+    local child = fork(function(r)
+      ipc.parent:send "there"
+      return r:recv()
+    end, open("unix:" .. name, "r"))
+    assert.are.equal("there", child:recv())
+    assert(open("unix:" .. name, "w"):send "to the child")
+    assert.are.same({ true, "to the child" }, { child:wait() })
+    assert.is_nil(ipc.connect("unix:" .. name))
+  end)
+end)
+
+describe("a foreign program by an address", function()
+  after_each(peer.clean)
+
+  local function port(address) return address:match ":(%d+)[^:]*$" end
+
+  it("socat connects to us, and we to socat", function()
+    local name = path()
+    for address, word in pairs {
+      ["unix:" .. name] = "UNIX-CONNECT:" .. name, ["tcp:127.0.0.1:0"] = "TCP:127.0.0.1:",
+    } do
+      local l = peer.keep(assert(ipc.listen(address, { unit = "stream" })))
+      local theirs <close> = peer.popen(("echo hello | socat -t 20 - %s"):format(
+        word .. (address:find "tcp" and port(l:address()) or "")))
+      local s = peer.keep(assert(l:accept(peer.limit)))
+      assert.are.equal("hello", s:read("l", peer.limit))
+      assert(s:send "goodbye\n" and s:close())
+      assert.are.equal("goodbye\n", theirs:read "a")
+      l:close()
+    end
+    local there = path()
+    local server <close> = peer.popen(("socat UNIX-LISTEN:%s EXEC:cat"):format(there))
+    local c = connect("unix:" .. there, { unit = "stream", retry = true })
+    assert(c:send "echo\n")
+    assert.are.equal("echo", c:read "l")
+    c:close()
+    assert.are.equal("", server:read "a")
+  end)
+
+  it("socat sends us datagrams, and echoes ours", function()
+    local u = open "udp:127.0.0.1:0"
+    local sender <close> = peer.popen(("printf one | socat -u - UDP:127.0.0.1:%s"):format(port(u:address())))
+    local message, from = u:recv()
+    assert.are.equal("one", message)
+    assert.matches("^udp:127%.0%.0%.1:%d+$", from)
+    assert.are.equal("", sender:read "a")
+    local name = path()
+    local d = open("unix:" .. name, "r", { type = "datagram" })
+    local other <close> = peer.popen(("printf two | socat -u - UNIX-SENDTO:%s"):format(name))
+    assert.are.equal("two", (d:recv()))
+    assert.are.equal("", other:read "a")
+  end)
+
+  it("nc connects to us, and we to nc", function()
+    local l = peer.keep(assert(ipc.listen("tcp:0", { unit = "stream" })))
+    local client <close> = peer.popen(("echo ping | nc -N 127.0.0.1 %s"):format(port(l:address())))
+    local s = peer.keep(assert(l:accept(peer.limit)))
+    assert.are.equal("ping\n", s:read("a", peer.limit))
+    assert(s:send "pong" and s:close())
+    assert.are.equal("pong", client:read "a")
+    local name = path()
+    local server <close> = peer.popen(("echo served | nc -N -lU %s"):format(name))
+    local c = connect("unix:" .. name, { unit = "stream", retry = true })
+    assert.are.equal("served\n", c:read "a")
+    c:close()
+    assert.are.equal("", server:read "a")
+    os.remove(name)
+  end)
+
+  it("Python's multiprocessing.connection: its Client, our listener; its Listener, our connect",
+    function()
+      for _, family in ipairs { "AF_UNIX", "AF_INET" } do
+        local l = peer.keep(assert(ipc.listen(family == "AF_UNIX" and "unix:" .. path() or "tcp:0")))
+        local where = family == "AF_UNIX" and ("%q"):format(l:address():sub(6))
+          or ("('127.0.0.1', %s)"):format(port(l:address()))
+        local client <close> = peer.popen(peer.python_command(([[
+from multiprocessing.connection import Client
+c = Client(%s)
+c.send_bytes(b"question")
+print(c.recv_bytes().decode())
+]]):format(where)))
+        local s = peer.keep(assert(l:accept(peer.limit)))
+        assert.are.equal("question", s:recv(peer.limit))
+        assert(s:send "answer")
+        assert.are.equal("answer\n", client:read "a")
+
+        local name = path()
+        local server <close> = peer.popen(peer.python_command(([[
+from multiprocessing.connection import Listener
+l = Listener(%s)
+print(l.address if isinstance(l.address, str) else l.address[1], flush=True)
+c = l.accept()
+try:
+    while True:
+        c.send_bytes(c.recv_bytes().upper())
+except EOFError:
+    pass
+]]):format(family == "AF_UNIX" and ("%q"):format(name) or "('127.0.0.1', 0)")))
+        local at = server:read "l"
+        local c = connect(family == "AF_UNIX" and "unix:" .. at or "tcp:" .. at)
+        for _, message in ipairs { "one", "", ("x"):rep(100000) } do
+          assert(c:send(message))
+          assert.are.equal(message:upper(), c:recv())
+        end
+        c:close()
+        assert.are.equal("", server:read "a")
+      end
+    end)
+
+  it("Python's sockets: seqpacket, datagrams both ways", function()
+    local name = path()
+    if has_packets then
+      local l = peer.keep(assert(ipc.listen("unix:" .. name, { type = "seqpacket" })))
+      local client <close> = peer.popen(peer.python_command([[
+import socket, sys
+s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+s.connect(sys.argv[1])
+s.send(b"one"); s.send(b"two")
+print(s.recv(100).decode())
+]], name))
+      local s = peer.keep(assert(l:accept(peer.limit)))
+      assert.are.equal("one", s:recv(peer.limit))
+      assert.are.equal("two", s:recv(peer.limit))
+      assert(s:send "three")
+      assert.are.equal("three\n", client:read "a")
+      assert.are.same({ nil, "closed", E.EPIPE }, { s:recv(peer.limit) })
+    end
+    local u = open "udp:0"
+    local client <close> = peer.popen(peer.python_command([[
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.sendto(b"", ("127.0.0.1", int(sys.argv[1])))
+s.sendto(b"x" * 65507, ("127.0.0.1", int(sys.argv[1])))
+print(len(s.recv(65536)), len(s.recv(65536)))
+]], port(u:address())))
+    assert(u:send(u:recv()))
+    assert(u:send(u:recv()))
+    assert.are.equal("0 65507\n", client:read "a")
+  end)
+
+  it("luv polls our descriptors", function()
+    local output = peer.run(([[
+      local uv = require "luv"
+      local l = assert(ipc.listen "unix:%s")
+      local c = assert(ipc.connect(l:address()))
+      local watch = uv.new_poll(l:pollfd())
+      watch:start("r", function()
+        local s = assert(l:accept(0))
+        watch:close()
+        local reader = uv.new_poll(s:pollfd())
+        reader:start("r", function()
+          local message, why = s:recv(0)
+          while message do
+            print(message)
+            message, why = s:recv(0)
+          end
+          if why == "closed" then
+            print "closed"
+            reader:close()
+          end
+        end)
+        c:send "by luv"
+        c:close()
+      end)
+      uv.run()
+    ]]):format(path()))
+    assert.are.equal("by luv\nclosed\n", output)
   end)
 end)

@@ -47,8 +47,6 @@ rules hold for every mechanism; what one adds is said where it is opened.
 @module ipc.channel
 */
 
-enum { CHAN_LIMIT = 64 << 20 }; /* bytes of a message, by default */
-
 /* ------------------------------------------------------------------ rests */
 
 int ipc_chan_flush(lua_State *L, Chan *c) {
@@ -197,7 +195,10 @@ void ipc_chan_tag(lua_State *L, const Tags *tags, int index, Message *m) {
 
 /* The peer is gone, whichever way the system says so. */
 int ipc_chan_errno(int err) {
-  return err == ECONNRESET || err == ENOTCONN || err == ESHUTDOWN ? EPIPE : err;
+  return err == ECONNRESET || err == ENOTCONN || err == ESHUTDOWN ||
+                 err == ETIMEDOUT
+             ? EPIPE
+             : err;
 }
 
 /* ---------------------------------------------------------- the end of it */
@@ -210,7 +211,7 @@ int ipc_chan_closed(lua_State *L, Chan *self, int err) {
     ipc_chan_end_rest(c, err);
     unsent = c->lost;
     if (!err)
-      err = c->failed ? c->failed : EPIPE;
+      err = c->failed ? ipc_chan_errno(c->failed) : EPIPE;
     c->lost = 0;
   }
   for (int want = IPC_READ; want <= IPC_WRITE; want <<= 1)
@@ -312,7 +313,8 @@ static int chan_maxsize(lua_State *L) {
 What went through the channel so far.
 @function channel:stats
 @treturn table `sent`, `received` (messages), `bytes_sent`, `bytes_received`,
-`sleeps` (waits that had to sleep in the kernel), `unsent` (accepted bytes still
+`sleeps` (waits that had to sleep in the kernel), `strangers` (descriptors that
+came beside messages and that nobody asked for), `unsent` (accepted bytes still
 here)
 */
 static int chan_stats(lua_State *L) {
@@ -326,6 +328,7 @@ static int chan_stats(lua_State *L) {
               {"bytes_sent", w->bytes_out},
               {"bytes_received", r->bytes_in},
               {"sleeps", c->sleeps},
+              {"strangers", r->strangers},
               {"unsent", w->rest.size + w->rest.headed}};
   lua_createtable(L, 0, sizeof rows / sizeof *rows);
   for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -369,7 +372,7 @@ void *ipc_chan_new(lua_State *L, size_t size, const HandleOps *h,
   c->writer = mode & IPC_WRITE ? c : NULL;
   c->timeout = IPC_FOREVER;
   c->linger = IPC_SECOND;
-  c->limit = CHAN_LIMIT;
+  c->limit = IPC_LIMIT;
   c->spin[0].budget = c->spin[1].budget = IPC_SPIN;
   c->h.channel = c->h.moves = true;
   return c;
@@ -434,6 +437,10 @@ Chan *ipc_duplex_push(lua_State *L, Chan *reader, Chan *writer) {
   c->stream = reader->stream;
   c->timeout = reader->timeout;
   c->linger = writer->linger;
+  c->spin[0].budget = reader->spin[0].budget;
+  c->spin[1].budget = writer->spin[1].budget;
+  reader->h.moves = writer->h.moves = true; /* with the end they are now */
+  reader->h.shares = writer->h.shares = false;
   lua_insert(L, -3);
   lua_setiuservalue(L, -3, IPC_UV_WRITER);
   lua_setiuservalue(L, -2, IPC_UV_READER);
@@ -456,15 +463,7 @@ static int duplex_dup(lua_State *L, Chan *c) {
   return 0;
 }
 
-/***
-Makes one channel of two: receives on the first, sends on the second, closes
-both.
-@function duplex
-@tparam channel reader
-@tparam channel writer
-@treturn channel
-@usage local both = ipc.duplex(answers, questions)
-*/
+/* (reader, writer) -> one channel of two handles; see ipc.duplex in Lua. */
 static int chan_duplex(lua_State *L) {
   Chan *part[2];
   for (int i = 0; i < 2; i++) {

@@ -43,9 +43,10 @@ typedef struct Level {
 
 typedef struct Encode {
   lua_State *L;
-  char *at, *end; /* the next byte, and the end of the room */
-  char *base;     /* where the encoding began */
-  Buffer *out;    /* grows; NULL: the room is all there is */
+  char *at, *end;       /* the next byte, and the end of the room */
+  char *base;           /* where the encoding began */
+  Buffer *out;          /* grows; NULL: the room is all there is */
+  PackForeign *foreign; /* NULL: such userdata cannot be packed */
   int strings;
   int slots; /* the last index that Lua's stack is known to have */
   int depth; /* levels in use */
@@ -190,7 +191,15 @@ static int encode_string(Encode *e, int index, int key) {
 static int encode_userdata(Encode *e, int index, int key) {
   int type;
   size_t n;
+  char bytes[PACK_FOREIGN];
   const char *s = ipc_ext_test(e->L, index, &type, &n);
+  if (!s && e->foreign && !key) {
+    type = e->foreign->type;
+    n = e->foreign->pack(e->L, index, e->foreign, bytes);
+    s = n ? bytes : NULL;
+    if (!s && e->foreign->why)
+      return encode_refuse(e, e->foreign->why);
+  }
   if (!s)
     return encode_refuse_type(e, index, key);
   if (!encode_room(e, ENCODE_ROOM + n))
@@ -436,6 +445,7 @@ static int encode_table(Encode *e) {
 
 static void encode_begin(Encode *e, lua_State *L, Buffer *out, int strings) {
   e->L = L;
+  e->foreign = NULL;
   e->at = e->end = e->base = NULL;
   e->out = out;
   e->strings = strings;
@@ -443,9 +453,10 @@ static void encode_begin(Encode *e, lua_State *L, Buffer *out, int strings) {
   e->depth = 0;
 }
 
-void ipc_encode(lua_State *L, Buffer *out, int strings) {
+void ipc_encode(lua_State *L, Buffer *out, int strings, PackForeign *f) {
   Encode e;
   encode_begin(&e, L, out, strings);
+  e.foreign = f;
   if (out->bytes) {
     e.at = e.base = out->bytes + out->size;
     e.end = out->bytes + out->room;
@@ -462,12 +473,17 @@ size_t ipc_encode_at(lua_State *L, char *bytes, size_t room, int strings) {
   return encode_value(&e, lua_type(L, -1)) ? (size_t)(e.at - e.base) : 0;
 }
 
-void ipc_value_encode(lua_State *L, int index, Buffer *out) {
+void ipc_value_encode_with(lua_State *L, int index, Buffer *out,
+                           PackForeign *f) {
   int top = lua_gettop(L);
   luaL_checkstack(L, LUA_MINSTACK, NULL);
   lua_pushvalue(L, index);
-  ipc_encode(L, out, IPC_STRINGS_AUTO);
+  ipc_encode(L, out, IPC_STRINGS_AUTO, f);
   lua_settop(L, top);
+}
+
+void ipc_value_encode(lua_State *L, int index, Buffer *out) {
+  ipc_value_encode_with(L, index, out, NULL);
 }
 
 size_t ipc_value_encode_at(lua_State *L, int index, char *bytes, size_t room) {

@@ -26,8 +26,8 @@
   X(ENOLCK) X(ENOMEM) X(ENOMSG) X(ENOPROTOOPT) X(ENOSPC) X(ENOSYS) \
   X(ENOTCONN) X(ENOTDIR) X(ENOTEMPTY) X(ENOTRECOVERABLE) X(ENOTSOCK) \
   X(ENOTSUP) X(ENOTTY) X(ENXIO) X(EOVERFLOW) X(EOWNERDEAD) X(EPERM) \
-  X(EPIPE) X(EPROTO) X(ERANGE) X(EROFS) X(ESPIPE) X(ESRCH) X(ESTALE) \
-  X(ETIMEDOUT) X(ETXTBSY) X(EXDEV)
+  X(EPIPE) X(EPROTO) X(EPROTOTYPE) X(ERANGE) X(EROFS) X(ESPIPE) X(ESRCH) \
+  X(ESTALE) X(ETIMEDOUT) X(ETOOMANYREFS) X(ETXTBSY) X(EXDEV)
 /* clang-format on */
 
 static const struct {
@@ -89,7 +89,10 @@ int ipc_fail_limit(lua_State *L, const char *type, const char *call, int err,
   }
   luaL_addstring(&b, limit);
   if (ipc_os_limit(limit, &value) == 0) {
-    lua_pushfstring(L, " is %I", (LUAI_UACINT)value);
+    if (value < 0)
+      lua_pushliteral(L, " is unlimited");
+    else
+      lua_pushfstring(L, " is %I", (LUAI_UACINT)value);
     luaL_addvalue(&b);
   }
   luaL_addstring(&b, " (");

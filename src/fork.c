@@ -151,7 +151,7 @@ _Noreturn static void child_run(lua_State *L, int n, const Needs *b) {
     h->generation = ipc_generation;
     if (h->shares && h->channel)
       ipc_chan_end_rest((Chan *)h, 0); /* the parent sends it */
-    if (h->shares && h->ops->forked)
+    if (h->ops->forked)
       h->ops->forked(h);
   }
   ipc_state_release(S, IPC_DROP);
@@ -238,6 +238,8 @@ static void fork_keep(lua_State *L, Handle *h, const Birth *b) {
   (void)L, (void)b;
   h->kept = h->open && h->generation == ipc_generation && !h->closing &&
             (h->moves || h->shares);
+  if (h->kept && h->ops->forking)
+    h->ops->forking(h);
 }
 
 /* What was accepted and is not out goes with the end. */
@@ -251,9 +253,7 @@ static void fork_rest(lua_State *L, Handle *h, const Birth *b) {
 static void fork_moved(lua_State *L, Handle *h, const Birth *b) {
   if (h->kept && h->moves) {
     lua_pushvalue(L, b->where);
-    lua_setiuservalue(L, -2, IPC_UV_MOVED);
-    h->moved = (int)b->pid;
-    ipc_handle_close(L, h);
+    ipc_handle_moved(L, -2, (int)b->pid);
   }
   h->kept = false;
 }

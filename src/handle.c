@@ -20,7 +20,7 @@ unsigned ipc_generation;
 
 static const char state_key;  /* registry: the State */
 static const char handle_key; /* in a metatable: it is a handle's */
-static const char owing_key;  /* registry: Handle * -> its userdata, weakly */
+static const char alive_key;  /* registry: Handle * -> its userdata, weakly */
 
 /* ------------------------------------------------------------------- life */
 
@@ -30,27 +30,24 @@ void *ipc_handle_new(lua_State *L, size_t size, const HandleOps *ops,
   memset(h, 0, size);
   h->ops = ops;
   h->state = ipc_state(L);
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &alive_key);
+  lua_pushvalue(L, -2);
+  lua_rawsetp(L, -2, h);
+  lua_pop(L, 1);
   lua_rawgetp(L, LUA_REGISTRYINDEX, ops);
   lua_setmetatable(L, -2);
   return h;
 }
 
 void ipc_handle_owe(lua_State *L, int index) {
-  Handle *h = lua_touserdata(L, index);
-  index = lua_absindex(L, index);
-  lua_rawgetp(L, LUA_REGISTRYINDEX, &owing_key);
-  lua_pushvalue(L, index);
-  lua_rawsetp(L, -2, h);
-  lua_pop(L, 1);
-  h->owes = true;
+  ((Handle *)lua_touserdata(L, index))->owes = true;
 }
 
-/* Whether the state is closing. The collector clears weak values before it
- * runs their finalisers (manual, 2.5.3); lua_close runs them without. */
+/* In h's finaliser: whether the state is closing. The collector clears weak
+ * values before it runs their finalisers (manual, 2.5.3); lua_close runs them
+ * without. */
 static bool handle_ends(lua_State *L, const Handle *h) {
-  if (!h->owes)
-    return false;
-  lua_rawgetp(L, LUA_REGISTRYINDEX, &owing_key);
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &alive_key);
   bool there = lua_rawgetp(L, -1, h) != LUA_TNIL;
   lua_pop(L, 2);
   return there;
@@ -94,7 +91,7 @@ void ipc_handle_release(Handle *h, How how) {
   h->link = NULL;
   /* Of another process: its names, peers and accepted bytes are not ours. */
   h->foreign = h->generation != ipc_generation;
-  h->ops->close(h, h->foreign ? IPC_DROP : how);
+  h->ops->close(h, h->foreign || h->moved ? IPC_DROP : how);
 }
 
 /* One whose close raised (a hook, a scheduler) can be closed again. */
@@ -136,8 +133,13 @@ static Handle *handle_mine(lua_State *L) {
 static int handle_gc(lua_State *L) {
   Handle *h = handle_mine(L);
   if (h) {
+    bool ends = handle_ends(L, h);
     ipc_waiters_forget(h);
-    ipc_handle_release(h, handle_ends(L, h) ? IPC_EXIT : IPC_DROP);
+    /* A scheduler that goes on lets go of what it polled; one that ends with
+     * the state may be gone, and that of another process is not ours. */
+    if (!ends && h->open && h->generation == ipc_generation)
+      ipc_wake(L, h);
+    ipc_handle_release(h, ends && h->owes ? IPC_EXIT : IPC_DROP);
   }
   return 0;
 }
@@ -156,8 +158,19 @@ Handle *ipc_handle_at(lua_State *L, int index) {
 static int handle_moved(lua_State *L, const Handle *h) {
   lua_getiuservalue(L, 1, IPC_UV_MOVED);
   const char *where = lua_tostring(L, -1);
+  if (h->moved < 0)
+    return luaL_error(L, "%s: moved to another process: dup() keeps one",
+                      h->ops->type);
   return luaL_error(L, "%s: moved to %d%s: dup() keeps one", h->ops->type,
                     h->moved, where ? where : "");
+}
+
+void ipc_handle_moved(lua_State *L, int index, int pid) {
+  Handle *h = lua_touserdata(L, index);
+  index = lua_absindex(L, index);
+  lua_setiuservalue(L, index, IPC_UV_MOVED);
+  h->moved = pid;
+  ipc_handle_close(L, h);
 }
 
 Handle *ipc_handle_closable(lua_State *L) {
@@ -214,9 +227,13 @@ static int handle_pollfd(lua_State *L) {
   if (!ipc_handle_usable(h))
     return luaL_pushfail(L), 1;
   int want = ipc_handle_interest(h);
-  int fd = ipc_handle_watch(ipc_handle_part(h, want), want);
+  Handle *part = ipc_handle_part(h, want);
+  part->exposed = true;
+  part->waited = true; /* the foreign loop may be the scheduler's */
+  int fd = ipc_handle_watch(part, want);
   if (fd < 0)
     return luaL_pushfail(L), 1;
+  part->waited = true; /* by a scheduler, perhaps: of an object in Lua */
   lua_pushinteger(L, fd);
   return 1;
 }
@@ -242,11 +259,11 @@ tells when to look again (a full System V queue); else nil.
 static int handle_timeout(lua_State *L) {
   Handle *h = ipc_handle_self(L);
   int want = ipc_handle_interest(h);
-  uint32_t nap = ipc_handle_part(h, want)->nap;
+  const Handle *part = ipc_handle_part(h, want);
   if (!ipc_handle_usable(h) || h->ops->ready(h, want, false) != EAGAIN)
     lua_pushnumber(L, 0);
-  else if (nap)
-    lua_pushnumber(L, (lua_Number)nap / 1e6);
+  else if (part->nap)
+    lua_pushnumber(L, (lua_Number)part->nap / 1e6);
   else
     lua_pushnil(L);
   return 1;
@@ -254,7 +271,9 @@ static int handle_timeout(lua_State *L) {
 
 static int handle_tostring(lua_State *L) {
   Handle *h = handle_mine(L);
-  if (h && h->moved)
+  if (h && h->moved < 0)
+    lua_pushfstring(L, "%s (moved)", h->ops->type);
+  else if (h && h->moved)
     lua_pushfstring(L, "%s (moved to %d)", h->ops->type, h->moved);
   else if (!h || !h->open || h->closing)
     lua_pushfstring(L, "%s (closed)", h ? h->ops->type : "ipc");
@@ -376,7 +395,7 @@ void ipc_state_open(lua_State *L) {
   lua_pushliteral(L, "v");
   lua_setfield(L, -2, "__mode");
   lua_setmetatable(L, -2);
-  lua_rawsetp(L, LUA_REGISTRYINDEX, &owing_key);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &alive_key);
 
   lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_MAINTHREAD);
   S->main = lua_tothread(L, -1);

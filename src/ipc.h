@@ -45,6 +45,17 @@ typedef enum How {
   IPC_EXIT   /* the program ends: as IPC_CLOSE, but without waiting */
 } How;
 
+/* A handle on its way: see HandleOps.give, Room.take. */
+typedef struct Given {
+  const char *kind; /* the room that takes it */
+  int fd[2];        /* a duplex pipe: what it reads, what it writes */
+  unsigned count;
+  bool stream;
+  unsigned lead;    /* bytes of padding in front of each packet */
+  size_t limit;     /* maxsize; the receiver's own bounds it */
+  unsigned handles; /* that a message through it may bring */
+} Given;
+
 typedef struct HandleOps {
   const char *type; /* "ipc.pipe": __name, and the prefix of messages */
 
@@ -57,6 +68,11 @@ typedef struct HandleOps {
    * from time to time instead. NULL: there is nothing to start. */
   int (*arm)(Handle *h, int want);
 
+  /* The one op that blocks, for as long as it takes: of what has no descriptor,
+   * when there is nothing else to wait for. 0: look again. EINTR: a signal
+   * came. EAGAIN: not this time. NULL: never. */
+  int (*wait)(Handle *h, int want);
+
   /* 0: the next call that waits for `want` will not have to. EAGAIN: it
    * would. With `ask_kernel` it may read ahead; without, it must not cross
    * into the kernel. */
@@ -65,9 +81,17 @@ typedef struct HandleOps {
   /* Releases all that the handle holds. Called once, with h->open false. */
   void (*close)(Handle *h, How how);
 
-  /* It shares, and this is the child that a fork gave it to: what is in hand is
+  /* A fork is about to take it along: threads of its own end, and what they
+   * found is in hand. NULL: there are none. */
+  void (*forking)(Handle *h);
+
+  /* This is the child that a fork took it to. If it shares, what is in hand is
    * the parent's, and so are threads. NULL: that changes nothing. */
   void (*forked)(Handle *h);
+
+  /* What it is made of, for another process: 0, EBUSY while bytes are on their
+   * way. The descriptors stay the handle's. NULL: it cannot be passed. */
+  int (*give)(Handle *h, Given *g);
 
   int interest; /* of what is no channel: what a bare one is polled for */
 } HandleOps;
@@ -92,6 +116,7 @@ struct Handle {
   bool kept;    /* a fork under way takes it along */
   bool owes;    /* a name: see ipc_handle_owe */
   bool foreign; /* closed because it is another process's */
+  bool exposed; /* pollfd told its descriptor to who does not arm it */
 };
 
 /* Counts the forks between the first process and this one. */
@@ -134,6 +159,10 @@ Handle *ipc_handle_at(lua_State *L, int index);
 /* Whether calls may go on: open, and of this process. */
 #define ipc_handle_usable(h)                                                   \
   ((h)->open && !(h)->closing && (h)->generation == ipc_generation)
+
+/* The open handle at `index` is in process `pid` now (-1: unknown): closes it
+ * here. What is on top says where from, nil or a string, and is popped. */
+void ipc_handle_moved(lua_State *L, int index, int pid);
 
 /* What to poll for `want`, started: see HandleOps.arm. -1 and h->nap set where
  * there is nothing to poll. */
@@ -243,6 +272,11 @@ Nanos ipc_option_time(lua_State *L, int index, const char *name,
 int ipc_option_choice(lua_State *L, int index, const char *name,
                       const char *const choices[]);
 
+/* A signal's name without SIG, or its number; `otherwise` when absent. */
+int ipc_check_signal(lua_State *L, int index, int otherwise);
+/* The name without SIG, or NULL. */
+const char *ipc_signal_name(int number);
+
 /* --------------------------------------------------------------- waiting */
 
 /* A call that may wait. `attempt` does what can be done now and returns the
@@ -339,11 +373,11 @@ typedef struct Message {
   const char *bytes;
   size_t size;
   lua_Integer tag;  /* integer tags */
-  bool except;      /* recv: any but `tag` */
   const char *peer; /* address tags: whom to, or from; NULL: not told */
   size_t peer_size;
   int *fds; /* descriptors beside the bytes */
   unsigned fd_count;
+  bool except; /* recv: any but `tag` */
 } Message;
 
 /* What tags a room has. */
@@ -381,18 +415,21 @@ typedef struct ChanOps {
    * line. As recv; EMSGSIZE takes nothing, and m->size is the limit. */
   int (*read)(Chan *c, size_t size, bool line, Message *m);
 
-  const Tags *tags; /* NULL: there are none */
+  const Tags *tags;  /* NULL: there are none */
+  const char *bound; /* the system's limit of a message, by name; or NULL */
 
   /* Pushes a second handle on the same thing; the only op that sees Lua, as
    * constructors do. Else an errno: EBUSY while bytes are read ahead. */
   int (*dup)(lua_State *L, Chan *c);
 } ChanOps;
 
+#define IPC_LIMIT ((size_t)64 << 20) /* bytes of a message, by default */
+
 /* What is left of an accepted message. */
 typedef struct Rest {
   const char *bytes;
   size_t size;
-  char head[4]; /* unsent end of the frame's header */
+  char head[8]; /* unsent end of the frame's header */
   uint8_t headed;
   bool anchored;   /* a user value keeps the bytes alive */
   uint32_t serial; /* counts rests: a send knows whether it is its own */
@@ -418,10 +455,13 @@ struct Chan {
   bool ahead;      /* reads ahead: ready(READ, false) tells what is buffered */
   bool shut;       /* shutdown was called */
   bool shutting;   /* and waits for the rest */
+  bool passes;     /* handles can go beside messages */
   uint32_t serial; /* counts messages taken: has one gone while Lua ran? */
   uint32_t failed_serial; /* the rest that `failed` ended */
+  uint32_t strangers;     /* descriptors that nobody asked for, closed */
   size_t lost;            /* accepted bytes that had to be dropped */
-  uint64_t sent, received, bytes_out, bytes_in, sleeps;
+  uint32_t sleeps;
+  uint64_t sent, received, bytes_out, bytes_in;
   Rest rest;
 };
 
@@ -534,6 +574,9 @@ typedef struct Room {
   /* (descriptor) -> a channel that owns it; on failure it is still the
    * caller's. */
   lua_CFunction adopt;
+  /* Pushes a handle that owns the descriptors from then on, after a look at
+   * what they really are; g->count becomes how many it took. Else an errno. */
+  int (*take)(lua_State *L, Given *g);
   void (*setup)(lua_State *L); /* metatables */
 } Room;
 

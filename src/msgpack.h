@@ -41,6 +41,35 @@ void ipc_value_encode(lua_State *L, int index, Buffer *out);
  * encoding does not fit (what was written then is meaningless). */
 size_t ipc_value_encode_at(lua_State *L, int index, char *bytes, size_t room);
 
+/* Values with userdata of others among them, which become extensions of this
+ * type. `pack` writes the bytes of the one at `index`; 0: it cannot be. It may
+ * allocate, but neither run Lua nor the collector. */
+enum { PACK_FOREIGN = 64 };
+typedef struct PackForeign PackForeign;
+struct PackForeign {
+  int type;
+  size_t (*pack)(lua_State *L, int index, PackForeign *f,
+                 char bytes[PACK_FOREIGN]);
+  int list; /* passing.c's own, as the next two */
+  const void *carrier;
+  const char *why; /* that one cannot be, if there is more to say; from pack */
+  unsigned descriptors;
+};
+void ipc_value_encode_with(lua_State *L, int index, Buffer *out,
+                           PackForeign *f);
+
+/* And back: `unpack` pushes a value, or answers EBADMSG. */
+typedef struct UnpackForeign UnpackForeign;
+struct UnpackForeign {
+  int type;
+  int (*unpack)(lua_State *L, const char *bytes, size_t size, UnpackForeign *f);
+  int held; /* passing.c's own, as the next two */
+  unsigned handles;
+  size_t limit;
+};
+int ipc_value_decode_with(lua_State *L, const char *bytes, size_t size,
+                          UnpackForeign *f);
+
 /* Decodes the one value that is exactly bytes[0..size). 0: the value was
  * pushed (a nil as ipc.null). EBADMSG: an error text was pushed instead.
  * Raises only on lack of memory; nothing leaks then. Building tables may start

@@ -3,6 +3,7 @@
 
 #include <lauxlib.h>
 #include <lua.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -199,4 +200,41 @@ static void option_check_common(lua_State *L, int index) {
   (void)ipc_option_retry(L, index);
   (void)ipc_option_flag(L, index, "temporary", false);
   (void)ipc_option_flag(L, index, "keepalive", false);
+}
+
+/* ---------------------------------------------------------------- signals */
+
+static const struct {
+  const char *name;
+  int number;
+} signals[] = {
+    {"TERM", SIGTERM},  {"KILL", SIGKILL}, {"INT", SIGINT},   {"HUP", SIGHUP},
+    {"QUIT", SIGQUIT},  {"USR1", SIGUSR1}, {"USR2", SIGUSR2}, {"STOP", SIGSTOP},
+    {"CONT", SIGCONT},  {"TSTP", SIGTSTP}, {"ALRM", SIGALRM}, {"PIPE", SIGPIPE},
+    {"CHLD", SIGCHLD},  {"ABRT", SIGABRT}, {"SEGV", SIGSEGV}, {"BUS", SIGBUS},
+    {"FPE", SIGFPE},    {"ILL", SIGILL},   {"TRAP", SIGTRAP}, {"XCPU", SIGXCPU},
+    {"XFSZ", SIGXFSZ},  {"SYS", SIGSYS},   {"TTIN", SIGTTIN}, {"TTOU", SIGTTOU},
+    {"WINCH", SIGWINCH}};
+
+const char *ipc_signal_name(int number) {
+  for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
+    if (signals[i].number == number)
+      return signals[i].name;
+  return NULL;
+}
+
+int ipc_check_signal(lua_State *L, int index, int otherwise) {
+  if (lua_isnoneornil(L, index))
+    return otherwise;
+  if (lua_isinteger(L, index)) {
+    lua_Integer n = lua_tointeger(L, index);
+    luaL_argcheck(L, n >= 0 && n < 128, index, "not a signal's number");
+    return (int)n;
+  }
+  const char *name =
+      lua_type(L, index) == LUA_TSTRING ? lua_tostring(L, index) : "";
+  for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
+    if (strcmp(signals[i].name, name) == 0)
+      return signals[i].number;
+  return luaL_argerror(L, index, "a signal expected: \"TERM\", \"KILL\", 15");
 }

@@ -20,6 +20,18 @@ bool ipc_os_without(const char *feature);
  * (ENOTSUP where the system has none). */
 int ipc_os_pipe(int fd[2], bool packets);
 
+/* Whether a pipe with these file status flags carries packets. */
+bool ipc_os_is_packets(int flags);
+
+/* Whether it is a pipe or FIFO. Asks nothing that a file system answers: one
+ * in user space would make us wait. */
+bool ipc_os_is_pipe(int fd);
+
+/* Opens a pipe anew, non-blocking, under the same descriptor: its flags were
+ * shared with every process that has it, and any of these could make our calls
+ * wait. `flags` are what it was opened with. An errno: it is as before. */
+int ipc_os_renew(int fd, int flags);
+
 /* Asks for room for `want` bytes in a pipe; *got is what there is then. With
  * want 0 only tells. */
 int ipc_os_capacity(int fd, size_t want, size_t *got);
@@ -28,11 +40,46 @@ int ipc_os_capacity(int fd, size_t want, size_t *got);
  * system has none of that type). */
 int ipc_os_socketpair(int type, int fd[2]);
 
+/* A socket, close-on-exec, non-blocking, without SIGPIPE. */
+int ipc_os_socket(int family, int type, int *fd);
+
+/* The next connection of a listening socket, likewise. EAGAIN: there is none.
+ */
+int ipc_os_accept(int listener, int *fd);
+
+/* Who was at the other end of a unix socket when it connected; what the system
+ * does not tell is -1. */
+int ipc_os_credentials(int fd, long *pid, long *uid, long *gid);
+
+/* A TCP connection whose peer is silent is tried after `idle` seconds, every
+ * `interval`, and given up after `count` tries. */
+int ipc_os_keepalive(int fd, int idle, int interval, int count);
+
+/* It is given up when what was sent is not acknowledged in `ms`. */
+int ipc_os_user_timeout(int fd, unsigned ms);
+
+/* Whether unix sockets can have names outside the file system. */
+extern const bool ipc_os_abstract;
+
+/* With this, received descriptors are close-on-exec from the first moment; 0
+ * where they must be made so afterwards. */
+extern const int ipc_os_cmsg_cloexec;
+
+/* Whether a control message is what ipc_os_mark_packets asked for. */
+bool ipc_os_is_mark(int level, int type);
+
 /* Makes a packet socket tell an empty packet from the end. */
 int ipc_os_mark_packets(int fd);
 
 /* Writes to a pipe; never raises SIGPIPE. */
 int ipc_os_write(int fd, const struct iovec *iov, int count, size_t *put);
+
+/* Reads and writes what other processes share: without waiting, and without
+ * touching flags. Where the system cannot do that on this kind of file, what
+ * poll(2) says may be outdated when it is used. No SIGPIPE. */
+int ipc_os_read_shared(int fd, void *bytes, size_t room, size_t *got);
+int ipc_os_write_shared(int fd, const struct iovec *iov, int count,
+                        size_t *put);
 
 /* poll(2) with nanoseconds (IPC_FOREVER: no limit). *ready is how many. */
 int ipc_os_poll(struct pollfd *fds, size_t count, int64_t timeout,
@@ -74,8 +121,19 @@ int ipc_os_event(int *fd, int *setter);
 void ipc_os_event_set(int setter);
 void ipc_os_event_clear(int fd);
 
+/* Opens again what a descriptor has open, with a description and flags of its
+ * own. ENOTSUP where descriptors have no names. */
+int ipc_os_reopen(int fd, int flags, int *again);
+
 /* The value of a sysctl; ENOTSUP where there is none of the name. */
 int ipc_os_sysctl(const char *name, long long *value);
+
+/* What POSIX leaves out of System V queues: msgrcv(2)'s flag for every type but
+ * one (0: there is none), the bytes in a queue, its key. */
+struct msqid_ds;
+extern const int ipc_os_msg_except;
+size_t ipc_os_msg_bytes(const struct msqid_ds *q);
+long long ipc_os_msg_key(const struct msqid_ds *q);
 
 /* --- os_unix.c --- */
 
@@ -87,6 +145,26 @@ int ipc_os_limit(const char *name, long long *value);
 /* A second descriptor, close-on-exec. */
 int ipc_os_dup(int fd, int *copy);
 
+/* The same by poll(2) first. */
+int ipc_os_read_polled(int fd, void *bytes, size_t room, size_t *got);
+int ipc_os_write_polled(int fd, const struct iovec *iov, int count,
+                        size_t *put);
+
+/* Takes 0 and 1 away, once a process: they are in fd[0] and fd[1] then,
+ * close-on-exec, /dev/null in place of 0 and standard error in place of 1.
+ * EBUSY the second time. */
+int ipc_os_take_standard(int fd[2]);
+
+/* flock(2) on an open file description, alone or shared: 0; EAGAIN: others
+ * have it; ENOTSUP: not on this kind of file. */
+int ipc_os_lock_file(int fd, bool alone);
+void ipc_os_unlock_file(int fd);
+
+/* Claims a file for this open file description, which can write: 0; EAGAIN:
+ * another has claimed it; ENOTSUP: not here, or not this kind of file. Has
+ * nothing to do with ipc_os_lock_file, and ends with the description. */
+int ipc_os_claim(int fd);
+
 /* A nameless file, close-on-exec, in memory where that exists. */
 int ipc_os_nameless(int *fd);
 
@@ -96,6 +174,10 @@ int ipc_os_read(int fd, void *bytes, size_t room, size_t *got);
 /* The same on sockets, whatever their flags. */
 int ipc_os_receive(int fd, void *bytes, size_t room, size_t *got);
 int ipc_os_send(int fd, const struct iovec *iov, int count, size_t *put);
+
+/* A message of any kind; the same. */
+struct msghdr;
+int ipc_os_sendmsg(int fd, const struct msghdr *m, size_t *put);
 
 /* The peer sees the end after what was sent. */
 int ipc_os_end_sending(int fd);
@@ -127,6 +209,49 @@ void ipc_os_hold(const int fd[2]);
 /* Once a process: the fork counter, the library pinned against unloading, and
  * `at_exit` run when the program ends. 0 or an errno. */
 int ipc_os_start(void (*at_exit)(void), void (*in_child)(void));
+
+/* Before the first thread that pthread_cancel(3) is to end: so that ending it
+ * cannot fail. 0 or an errno; again is cheap. */
+int ipc_os_cancellable(void);
+
+/* --- os_mqueue.c: POSIX message queues; a name begins with its slash --- */
+
+typedef struct OsQueue {
+  long most, size, count; /* messages, bytes of each, messages there now */
+  long uid, gid;
+  unsigned permissions;
+  uint64_t device, inode; /* 0 where the system does not tell them apart */
+} OsQueue;
+
+/* The sysctls that bound them: messages of a queue, bytes of a message, queues.
+ */
+extern const char ipc_os_mqueue_messages[], ipc_os_mqueue_bytes[],
+    ipc_os_mqueue_queues[];
+
+/* Whether there are any here; without, all of these answer ENOTSUP. */
+bool ipc_os_has_mqueue(void);
+
+/* Descriptors of our own: close-on-exec, non-blocking. `access` is O_RDONLY,
+ * O_WRONLY or O_RDWR. */
+int ipc_os_mqueue_open(const char *name, int access, int *fd);
+
+/* The same of one that must not exist, with exactly these permissions; 0 in
+ * want->most, want->size: the system's default. */
+int ipc_os_mqueue_make(const char *name, int access, unsigned permissions,
+                       const OsQueue *want, int *fd);
+
+int ipc_os_mqueue_look(int fd, OsQueue *q);
+int ipc_os_mqueue_send(int fd, const char *bytes, size_t size,
+                       unsigned priority);
+
+/* `room` must be the queue's size of a message at least. */
+int ipc_os_mqueue_receive(int fd, char *bytes, size_t room, size_t *got,
+                          unsigned *priority);
+int ipc_os_mqueue_remove(const char *name);
+
+/* This signal once, when a message comes to the empty queue; 0: none any more.
+ */
+int ipc_os_mqueue_notify(int fd, int signal);
 
 /* Held around the list of states. */
 void ipc_os_lock(void);

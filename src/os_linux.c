@@ -7,6 +7,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <malloc.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -15,6 +17,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/msg.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -23,8 +26,14 @@
 #include "os.h"
 
 /* Newer than some C libraries; the numbers are the kernel's for ever. */
+#ifndef RWF_NOWAIT
+#define RWF_NOWAIT 0x8
+#endif
 #ifndef RWF_NOSIGNAL
 #define RWF_NOSIGNAL 0x00000100 /* Linux 6.18 */
+#endif
+#ifndef RWF_NOWAIT
+#define RWF_NOWAIT 0x00000008 /* Linux 4.14 */
 #endif
 #ifndef SYS_pidfd_open
 #define SYS_pidfd_open 434
@@ -35,7 +44,32 @@
 
 int ipc_os_pipe(int fd[2], bool packets) {
   int flags = O_CLOEXEC | O_NONBLOCK | (packets ? O_DIRECT : 0);
-  return pipe2(fd, flags) ? errno : 0;
+  if (pipe2(fd, flags))
+    return errno;
+  /* Only the writer's flag matters to the kernel, and only it has one; the
+   * reader's tells whoever it is passed to. */
+  if (packets)
+    (void)fcntl(fd[0], F_SETFL, O_NONBLOCK | O_DIRECT);
+  return 0;
+}
+
+bool ipc_os_is_packets(int flags) { return (flags & O_DIRECT) != 0; }
+
+bool ipc_os_is_pipe(int fd) { return fcntl(fd, F_GETPIPE_SZ) >= 0; }
+
+int ipc_os_renew(int fd, int flags) {
+  int again;
+  int err = ipc_os_reopen(
+      fd, (flags & O_ACCMODE) | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, &again);
+  if (err)
+    return err;
+  /* Packets are no flag that open(2) takes for a pipe. */
+  if ((flags & O_DIRECT) && fcntl(again, F_SETFL, O_NONBLOCK | O_DIRECT))
+    err = errno;
+  if (!err && dup3(again, fd, O_CLOEXEC) < 0)
+    err = errno;
+  close(again);
+  return err;
 }
 
 int ipc_os_capacity(int fd, size_t want, size_t *got) {
@@ -54,34 +88,127 @@ int ipc_os_socketpair(int type, int fd[2]) {
                                                                          : 0;
 }
 
+int ipc_os_socket(int family, int type, int *fd) {
+  *fd = socket(family, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  return *fd < 0 ? errno : 0;
+}
+
+int ipc_os_accept(int listener, int *fd) {
+  *fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+  return *fd < 0 ? errno : 0;
+}
+
+int ipc_os_credentials(int fd, long *pid, long *uid, long *gid) {
+  struct ucred c;
+  socklen_t size = sizeof c;
+  if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &c, &size))
+    return errno;
+  *pid = c.pid > 0 ? (long)c.pid : -1; /* 0: in another namespace */
+  *uid = (long)c.uid;
+  *gid = (long)c.gid;
+  return 0;
+}
+
+int ipc_os_keepalive(int fd, int idle, int interval, int count) {
+  return setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle) ||
+                 setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval,
+                            sizeof interval) ||
+                 setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof count)
+             ? errno
+             : 0;
+}
+
+int ipc_os_user_timeout(int fd, unsigned ms) {
+  return setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &ms, sizeof ms) ? errno
+                                                                       : 0;
+}
+
+const bool ipc_os_abstract = true;
+const int ipc_os_cmsg_cloexec = MSG_CMSG_CLOEXEC;
+
+bool ipc_os_is_mark(int level, int type) {
+  return level == SOL_SOCKET && type == SCM_CREDENTIALS;
+}
+
 int ipc_os_mark_packets(int fd) {
   int on = 1;
   return setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &on, sizeof on) ? errno : 0;
 }
 
+static atomic_int linux_nosignal = -1, linux_nowait = -1;
+
+static bool linux_tries(atomic_int *tries, bool without) {
+  int now = !without;
+  atomic_store_explicit(tries, now, memory_order_relaxed);
+  return now;
+}
+
+/* Whether to try RWF_NOSIGNAL, RWF_NOWAIT: the environment is asked once. */
+static bool linux_tries_nosignal(void) {
+  int now = atomic_load_explicit(&linux_nosignal, memory_order_relaxed);
+  return now < 0 ? linux_tries(&linux_nosignal, ipc_os_without("rwf_nosignal"))
+                 : now;
+}
+
+static bool linux_tries_nowait(void) {
+  int now = atomic_load_explicit(&linux_nowait, memory_order_relaxed);
+  return now < 0 ? linux_tries(&linux_nowait, ipc_os_without("rwf_nowait"))
+                 : now;
+}
+
+/* Whether the flag is not known here, or not for this kind of file. */
+static bool linux_unknown(void) {
+  return errno == EOPNOTSUPP || errno == ENOSYS || errno == EINVAL;
+}
+
+/* The offset -1 in both halves: the current position. */
+static long linux_write(int fd, const struct iovec *iov, int count, int flags) {
+  return syscall(SYS_pwritev2, fd, iov, (long)count, -1L, -1L, (long)flags);
+}
+
 /* One system call where the kernel can suppress the signal, five elsewhere. */
 int ipc_os_write(int fd, const struct iovec *iov, int count, size_t *put) {
-  static atomic_int works = -1;
-  int now = atomic_load_explicit(&works, memory_order_relaxed);
-  if (now < 0) {
-    now = !ipc_os_without("rwf_nosignal");
-    atomic_store_explicit(&works, now, memory_order_relaxed);
-  }
-  if (now) {
-    /* The offset -1 in both halves: the current position. */
-    long n = syscall(SYS_pwritev2, fd, iov, (long)count, -1L, -1L,
-                     (long)RWF_NOSIGNAL);
+  if (linux_tries_nosignal()) {
+    long n = linux_write(fd, iov, count, RWF_NOSIGNAL);
     if (n >= 0) {
       *put = (size_t)n;
       return 0;
     }
     if (errno == EAGAIN || errno == EINTR)
       return EAGAIN;
-    if (errno != EOPNOTSUPP && errno != ENOSYS && errno != EINVAL)
+    if (!linux_unknown())
       return errno;
-    atomic_store_explicit(&works, 0, memory_order_relaxed);
+    atomic_store_explicit(&linux_nosignal, 0, memory_order_relaxed);
   }
   return ipc_os_write_masked(fd, iov, count, put);
+}
+
+int ipc_os_read_shared(int fd, void *bytes, size_t room, size_t *got) {
+  struct iovec iov = {bytes, room};
+  if (linux_tries_nowait()) {
+    long n = syscall(SYS_preadv2, fd, &iov, 1L, -1L, -1L, (long)RWF_NOWAIT);
+    if (n >= 0) {
+      *got = (size_t)n;
+      return 0;
+    }
+    if (!linux_unknown())
+      return errno == EINTR ? EAGAIN : errno;
+  }
+  return ipc_os_read_polled(fd, bytes, room, got);
+}
+
+int ipc_os_write_shared(int fd, const struct iovec *iov, int count,
+                        size_t *put) {
+  if (linux_tries_nowait() && linux_tries_nosignal()) {
+    long n = linux_write(fd, iov, count, RWF_NOWAIT | RWF_NOSIGNAL);
+    if (n >= 0) {
+      *put = (size_t)n;
+      return 0;
+    }
+    if (!linux_unknown())
+      return errno == EINTR ? EAGAIN : errno;
+  }
+  return ipc_os_write_polled(fd, iov, count, put);
 }
 
 int ipc_os_poll(struct pollfd *fds, size_t count, int64_t timeout,
@@ -172,6 +299,17 @@ void ipc_os_event_clear(int fd) {
     ;
 }
 
+int ipc_os_reopen(int fd, int flags, int *again) {
+  char path[32];
+  if (ipc_os_without("reopen"))
+    return ENOTSUP;
+  snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+  *again = open(path, flags);
+  if (*again >= 0)
+    return 0;
+  return errno == ENOENT ? ENOTSUP : errno; /* /proc is not mounted */
+}
+
 int ipc_os_sysctl(const char *name, long long *value) {
   char path[128];
   int n = snprintf(path, sizeof path, "/proc/sys/%s", name);
@@ -199,6 +337,14 @@ int ipc_os_sysctl(const char *name, long long *value) {
   }
   return end == text ? ENOTSUP : 0;
 }
+
+const int ipc_os_msg_except = MSG_EXCEPT;
+
+size_t ipc_os_msg_bytes(const struct msqid_ds *q) {
+  return (size_t)q->msg_cbytes;
+}
+
+long long ipc_os_msg_key(const struct msqid_ds *q) { return q->msg_perm.__key; }
 
 const int ipc_os_whole_length = MSG_TRUNC;
 

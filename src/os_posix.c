@@ -6,10 +6,15 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/msg.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 #if defined(__APPLE__) || defined(__FreeBSD__) || defined(__NetBSD__)
 #include <sys/sysctl.h>
 #endif
@@ -53,6 +58,22 @@ int ipc_os_pipe(int fd[2], bool packets) {
   return pipe(fd) ? errno : posix_prepare(fd);
 }
 
+bool ipc_os_is_packets(int flags) {
+  (void)flags;
+  return false;
+}
+
+bool ipc_os_is_pipe(int fd) {
+  struct stat st;
+  return fstat(fd, &st) == 0 && S_ISFIFO(st.st_mode);
+}
+
+/* /dev/fd gives the same open pipe again, flags and all. */
+int ipc_os_renew(int fd, int flags) {
+  (void)fd, (void)flags;
+  return ENOTSUP;
+}
+
 int ipc_os_capacity(int fd, size_t want, size_t *got) {
   (void)fd;
   *got = 0; /* not told, not settable */
@@ -63,6 +84,99 @@ int ipc_os_socketpair(int type, int fd[2]) {
   if (socketpair(AF_UNIX, type, 0, fd)) /* macOS has no seqpacket */
     return errno == EPROTONOSUPPORT ? ENOTSUP : errno;
   return posix_prepare(fd);
+}
+
+static int posix_prepare_one(int fd) {
+  int err = posix_set(fd, F_GETFD, F_SETFD, FD_CLOEXEC);
+  if (!err)
+    err = posix_set(fd, F_GETFL, F_SETFL, O_NONBLOCK);
+#ifdef SO_NOSIGPIPE
+  int on = 1;
+  (void)setsockopt(fd, SOL_SOCKET, SO_NOSIGPIPE, &on, sizeof on);
+#endif
+  if (err)
+    close(fd);
+  return err;
+}
+
+int ipc_os_socket(int family, int type, int *fd) {
+  *fd = socket(family, type, 0);
+  if (*fd < 0)
+    return errno == EPROTONOSUPPORT ? ENOTSUP : errno;
+  return posix_prepare_one(*fd);
+}
+
+int ipc_os_accept(int listener, int *fd) {
+  *fd = accept(listener, NULL, NULL);
+  return *fd < 0 ? errno : posix_prepare_one(*fd);
+}
+
+int ipc_os_credentials(int fd, long *pid, long *uid, long *gid) {
+#if defined(__APPLE__) || defined(__FreeBSD__) || defined(__NetBSD__) ||       \
+    defined(__OpenBSD__) || defined(__DragonFly__)
+  uid_t u;
+  gid_t g;
+  if (getpeereid(fd, &u, &g))
+    return errno;
+  *uid = (long)u;
+  *gid = (long)g;
+  *pid = -1;
+#ifdef LOCAL_PEERPID
+  pid_t p;
+  socklen_t size = sizeof p;
+  if (getsockopt(fd, SOL_LOCAL, LOCAL_PEERPID, &p, &size) == 0)
+    *pid = (long)p;
+#endif
+  return 0;
+#elif defined(__linux__)
+  struct ucred c;
+  socklen_t size = sizeof c;
+  if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &c, &size))
+    return errno;
+  *pid = -1; /* as most other systems tell it */
+  *uid = (long)c.uid;
+  *gid = (long)c.gid;
+  return 0;
+#else
+  (void)fd, (void)pid, (void)uid, (void)gid;
+  return ENOTSUP;
+#endif
+}
+
+int ipc_os_keepalive(int fd, int idle, int interval, int count) {
+#ifdef TCP_KEEPINTVL
+#ifdef TCP_KEEPIDLE
+  int name = TCP_KEEPIDLE;
+#else
+  int name = TCP_KEEPALIVE;
+#endif
+  return setsockopt(fd, IPPROTO_TCP, name, &idle, sizeof idle) ||
+                 setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval,
+                            sizeof interval) ||
+                 setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof count)
+             ? errno
+             : 0;
+#else
+  (void)fd, (void)idle, (void)interval, (void)count;
+  return 0; /* OpenBSD: one setting for the whole system */
+#endif
+}
+
+int ipc_os_user_timeout(int fd, unsigned ms) {
+  (void)fd, (void)ms;
+  return ENOTSUP;
+}
+
+const bool ipc_os_abstract = false;
+const int ipc_os_cmsg_cloexec = 0;
+
+bool ipc_os_is_mark(int level, int type) {
+#ifdef SCM_CREDENTIALS
+  return level == SOL_SOCKET && type == SCM_CREDENTIALS;
+#else
+  (void)level, (void)type;
+  return false;
+#endif
 }
 
 int ipc_os_mark_packets(int fd) {
@@ -77,6 +191,15 @@ int ipc_os_mark_packets(int fd) {
 
 int ipc_os_write(int fd, const struct iovec *iov, int count, size_t *put) {
   return ipc_os_write_masked(fd, iov, count, put);
+}
+
+int ipc_os_read_shared(int fd, void *bytes, size_t room, size_t *got) {
+  return ipc_os_read_polled(fd, bytes, room, got);
+}
+
+int ipc_os_write_shared(int fd, const struct iovec *iov, int count,
+                        size_t *put) {
+  return ipc_os_write_polled(fd, iov, count, put);
 }
 
 int ipc_os_poll(struct pollfd *fds, size_t count, int64_t timeout,
@@ -136,6 +259,13 @@ void ipc_os_event_clear(int fd) {
     errno = 0;
 }
 
+/* Opening /dev/fd/N is dup(2) on these systems. */
+int ipc_os_reopen(int fd, int flags, int *again) {
+  (void)fd, (void)flags;
+  *again = -1;
+  return ENOTSUP;
+}
+
 int ipc_os_sysctl(const char *name, long long *value) {
 #if defined(__APPLE__) || defined(__FreeBSD__) || defined(__NetBSD__)
   long long number = 0;
@@ -149,6 +279,26 @@ int ipc_os_sysctl(const char *name, long long *value) {
 #else
   (void)name, (void)value;
   return ENOTSUP;
+#endif
+}
+
+const int ipc_os_msg_except = 0;
+
+size_t ipc_os_msg_bytes(const struct msqid_ds *q) {
+#ifdef __NetBSD__
+  return (size_t)q->_msg_cbytes;
+#else
+  return (size_t)q->msg_cbytes;
+#endif
+}
+
+long long ipc_os_msg_key(const struct msqid_ds *q) {
+#if defined(__linux__)
+  return q->msg_perm.__key;
+#elif defined(__APPLE__) || defined(__NetBSD__)
+  return q->msg_perm._key;
+#else
+  return q->msg_perm.key;
 #endif
 }
 

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -19,6 +20,9 @@
 
 #include "os.h"
 
+#ifdef __GLIBC__
+#include <gnu/lib-names.h>
+#endif
 #ifndef MSG_NOSIGNAL
 #define MSG_NOSIGNAL 0 /* macOS: SO_NOSIGPIPE is set on the sockets instead */
 #endif
@@ -71,6 +75,14 @@ int ipc_os_receive(int fd, void *bytes, size_t room, size_t *got) {
   return 0;
 }
 
+int ipc_os_sendmsg(int fd, const struct msghdr *m, size_t *put) {
+  ssize_t n = sendmsg(fd, m, MSG_DONTWAIT | MSG_NOSIGNAL);
+  if (n < 0)
+    return unix_error();
+  *put = (size_t)n;
+  return 0;
+}
+
 int ipc_os_send(int fd, const struct iovec *iov, int count, size_t *put) {
   ssize_t n;
   if (count == 1) {
@@ -80,7 +92,7 @@ int ipc_os_send(int fd, const struct iovec *iov, int count, size_t *put) {
     memset(&m, 0, sizeof m);
     m.msg_iov = (struct iovec *)(uintptr_t)iov;
     m.msg_iovlen = (__typeof__(m.msg_iovlen))count; /* size_t or an int */
-    n = sendmsg(fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL);
+    return ipc_os_sendmsg(fd, &m, put);
   }
   if (n < 0)
     return unix_error();
@@ -152,7 +164,41 @@ int ipc_os_write_masked(int fd, const struct iovec *iov, int count,
   return err;
 }
 
+static int unix_polled(int fd, short events) {
+  struct pollfd p = {fd, events, 0};
+  int n = poll(&p, 1, 0);
+  if (n < 0)
+    return unix_error();
+  return n > 0 ? 0 : EAGAIN;
+}
+
+int ipc_os_read_polled(int fd, void *bytes, size_t room, size_t *got) {
+  int err = unix_polled(fd, POLLIN);
+  return err ? err : ipc_os_read(fd, bytes, room, got);
+}
+
+/* What a pipe that is ready surely takes is PIPE_BUF bytes, pipe(7). */
+int ipc_os_write_polled(int fd, const struct iovec *iov, int count,
+                        size_t *put) {
+  struct iovec some = {iov->iov_base, iov->iov_len};
+  int err = unix_polled(fd, POLLOUT);
+  if (err)
+    return err;
+  if (some.iov_len == 0 && count > 1)
+    some = iov[1];
+  if (some.iov_len > PIPE_BUF)
+    some.iov_len = PIPE_BUF;
+  return ipc_os_write_masked(fd, &some, 1, put);
+}
+
 /* ----------------------------------------------------------------- limits */
+
+/* glibc has an enumeration for it, others an int. */
+#if defined(__GLIBC__)
+typedef __rlimit_resource_t UnixResource;
+#else
+typedef int UnixResource;
+#endif
 
 int ipc_os_limit(const char *name, long long *value) {
   static const struct {
@@ -167,7 +213,7 @@ int ipc_os_limit(const char *name, long long *value) {
     struct rlimit r;
     if (strcmp(resources[i].name, name) != 0)
       continue;
-    if (getrlimit(resources[i].resource, &r))
+    if (getrlimit((UnixResource)resources[i].resource, &r))
       return errno;
     *value = r.rlim_cur == RLIM_INFINITY ? -1 : (long long)r.rlim_cur;
     return 0;
@@ -181,6 +227,67 @@ int ipc_os_limit(const char *name, long long *value) {
 int ipc_os_dup(int fd, int *copy) {
   *copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
   return *copy < 0 ? errno : 0;
+}
+
+static int unix_take_standard(int fd[2]) {
+  fd[1] = -1;
+  fd[0] = fcntl(0, F_DUPFD_CLOEXEC, 3);
+  if (fd[0] >= 0)
+    fd[1] = fcntl(1, F_DUPFD_CLOEXEC, 3);
+  int null = fd[1] < 0 ? -1 : open("/dev/null", O_RDWR | O_CLOEXEC);
+  int err = null < 0 ? errno : 0;
+  fflush(stdout); /* what was said before goes where it was meant to */
+  if (!err &&
+      (dup2(null, 0) < 0 || dup2(fcntl(2, F_GETFD) < 0 ? null : 2, 1) < 0))
+    err = errno;
+  for (int i = 0; err && i < 2; i++) {
+    if (fd[i] < 0)
+      continue;
+    (void)dup2(fd[i], i);
+    close(fd[i]);
+  }
+  if (null >= 0)
+    close(null);
+  if (!err) /* what is said now appears at once, line by line */
+    (void)setvbuf(stdout, NULL, _IOLBF, BUFSIZ);
+  return err;
+}
+
+int ipc_os_take_standard(int fd[2]) {
+  static bool taken;
+  ipc_os_lock();
+  int err = taken ? EBUSY : unix_take_standard(fd);
+  taken = taken || !err;
+  ipc_os_unlock();
+  return err;
+}
+
+int ipc_os_lock_file(int fd, bool alone) {
+  if (flock(fd, (alone ? LOCK_EX : LOCK_SH) | LOCK_NB) == 0)
+    return 0;
+  if (errno == EWOULDBLOCK || errno == EINTR)
+    return EAGAIN;
+  return errno == EOPNOTSUPP || errno == EINVAL ? ENOTSUP : errno;
+}
+
+void ipc_os_unlock_file(int fd) { (void)flock(fd, LOCK_UN); }
+
+/* Not F_SETLK: that lock ends with any descriptor of the process on the file,
+ * and where there is no other kind, flock(2) of writers would meet it. */
+int ipc_os_claim(int fd) {
+#ifdef F_OFD_SETLK
+  struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+  if (ipc_os_without("ofd"))
+    return ENOTSUP;
+  if (fcntl(fd, F_OFD_SETLK, &lock) == 0)
+    return 0;
+  if (errno == EAGAIN || errno == EACCES)
+    return EAGAIN;
+  return errno == EOPNOTSUPP || errno == EINVAL ? ENOTSUP : errno;
+#else
+  (void)fd;
+  return ENOTSUP;
+#endif
 }
 
 int ipc_os_nameless(int *fd) {
@@ -295,6 +402,23 @@ static void unix_pin(void) {
   if (dladdr(&here, &info) && info.dli_fname)
     // cppcheck-suppress leakReturnValNotUsed ; never closed: that is the point
     (void)dlopen(info.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_NODELETE);
+}
+
+/* The GNU C library loads what unwinds a thread at the first cancellation, and
+ * aborts the process if it cannot, for want of a descriptor, say. Loaded before
+ * and never closed it is found again without a look at the file. */
+int ipc_os_cancellable(void) {
+#ifdef __GLIBC__
+  static atomic_bool loaded;
+  if (atomic_load_explicit(&loaded, memory_order_acquire))
+    return 0;
+  errno = 0;
+  // cppcheck-suppress leakReturnValNotUsed ; never closed: that is the point
+  if (!dlopen(LIBGCC_S_SO, RTLD_NOW))
+    return errno ? errno : ENOTSUP;
+  atomic_store_explicit(&loaded, true, memory_order_release);
+#endif
+  return 0;
 }
 
 static void unix_start(void) {

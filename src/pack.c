@@ -94,7 +94,7 @@ static int pack_pack(lua_State *L) {
   if (!s->open)
     return pack_closing(L, strings);
   s->buffer.size = 0;
-  ipc_encode(L, &s->buffer, strings);
+  ipc_encode(L, &s->buffer, strings, NULL);
   lua_pushlstring(L, s->buffer.bytes, s->buffer.size);
   if (s->buffer.room > PACK_KEEP)
     ipc_buffer_free(&s->buffer);

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "cmsg.h"
 #include "ipc.h"
 #include "os.h"
 #include "packet.h"
@@ -15,7 +16,7 @@ enum {
   PACKET_COPY = 4096 /* bytes copied to go out in one piece */
 };
 
-static int packet_recv(Chan *c, Message *m) {
+int ipc_packet_recv(Chan *c, Message *m) {
   Framed *f = (Framed *)c;
   size_t got = 0, room = c->limit + f->lead;
   if (!f->whole) {
@@ -26,14 +27,19 @@ static int packet_recv(Chan *c, Message *m) {
       return EPIPE;
     /* As large as a packet can be; untouched pages of it cost nothing. */
     f->in.size = 0;
+    if (f->awaits) {
+      int waits = f->io->await(f);
+      if (waits)
+        return waits;
+    }
     if (room < PACKET_LEAST)
       room = PACKET_LEAST;
     int err = ipc_buffer_reserve(&f->in, room);
     if (err)
       return err;
-    err = f->packets->receive(f->rfd, f->in.bytes, room, &got, &end);
+    err = f->packets->receive(f, f->in.bytes, room, &got, &end);
     if (err == ECONNRESET) /* told once, before what was sent: unix(7) */
-      err = f->packets->receive(f->rfd, f->in.bytes, room, &got, &end);
+      err = f->packets->receive(f, f->in.bytes, room, &got, &end);
     if (err == ECONNRESET || (!err && end))
       return c->ended = EPIPE;
     m->size = got > f->lead ? got - f->lead : 0;
@@ -46,49 +52,56 @@ static int packet_recv(Chan *c, Message *m) {
   }
   m->bytes = f->in.bytes + f->lead;
   m->size = f->in.size > f->lead ? f->in.size - f->lead : 0;
+  if (f->parcel) {
+    m->fds = f->parcel->fd;
+    m->fd_count = f->parcel->count;
+  }
+  if (f->packets->from)
+    f->packets->from(f, m);
   return 0;
 }
 
-static void packet_took(Chan *c, size_t size) {
+void ipc_packet_took(Chan *c, size_t size) {
   Framed *f = (Framed *)c;
   (void)size;
+  if (f->parcel)
+    c->strangers += ipc_parcel_drop(f->parcel, f->parcel->count);
   f->whole = false;
   f->in.size = 0;
 }
 
-static int packet_send(Chan *c, const Message *m) {
+int ipc_packet_send(Chan *c, const Message *m) {
   Framed *f = (Framed *)c;
   char small[PACKET_COPY];
   struct iovec iov[2] = {{small, f->lead},
                          {(void *)(uintptr_t)m->bytes, m->size}};
-  size_t put;
   if (f->wfd < 0)
     return EPIPE;
   if (f->lead == 0)
-    return f->packets->send(f->wfd, iov + 1, 1, &put);
+    return f->packets->send(f, iov + 1, 1, m);
   memset(small, 0, f->lead);
   if (m->size > (size_t)PACKET_COPY - f->lead)
-    return f->packets->send(f->wfd, iov, 2, &put);
+    return f->packets->send(f, iov, 2, m);
   /* One copy costs less than a second piece. */
   if (m->size)
     memcpy(small + f->lead, m->bytes, m->size);
   iov[0].iov_len += m->size;
-  return f->packets->send(f->wfd, iov, 1, &put);
+  return f->packets->send(f, iov, 1, m);
 }
 
-static int packet_flush(Chan *c) {
+int ipc_packet_flush(Chan *c) {
   (void)c; /* a packet is out or not */
   return 0;
 }
 
-static int packet_shutdown(Chan *c) { return ipc_frame_ops.shutdown(c); }
+int ipc_packet_shutdown(Chan *c) { return ipc_frame_ops.shutdown(c); }
 
-static const ChanOps packet_ops = {.recv = packet_recv,
-                                   .took = packet_took,
-                                   .send = packet_send,
-                                   .flush = packet_flush,
-                                   .shutdown = packet_shutdown,
-                                   .dup = ipc_frame_dup};
+const ChanOps ipc_packet_ops = {.recv = ipc_packet_recv,
+                                .took = ipc_packet_took,
+                                .send = ipc_packet_send,
+                                .flush = ipc_packet_flush,
+                                .shutdown = ipc_packet_shutdown,
+                                .dup = ipc_frame_dup};
 
 int ipc_packet_ready(Handle *h, int want, bool ask_kernel) {
   Framed *f = (Framed *)h;
@@ -101,17 +114,20 @@ int ipc_packet_ready(Handle *h, int want, bool ask_kernel) {
   if (!ask_kernel)
     return f->c.ended ? f->c.ended : EAGAIN;
   Message m = {0};
-  int err = packet_recv(&f->c, &m);
-  if (err == EMSGSIZE) { /* for the next recv to report */
+  int err = ipc_packet_recv(&f->c, &m);
+  /* For the next recv to report: it is gone. So is what a socket tells once, as
+   * that nobody received the datagram before; the end and a lack of memory come
+   * again by themselves. */
+  if (err && err != EAGAIN && err != ENOMEM && !f->c.ended) {
     f->c.held = err;
     f->c.held_size = m.size;
   }
   return err;
 }
 
-void ipc_packet_make(Framed *f, const PacketOps *packets, int lead,
-                     size_t limit) {
-  f->c.ops = &packet_ops;
+void ipc_packet_make(Framed *f, const ChanOps *ops, const PacketOps *packets,
+                     int lead, size_t limit) {
+  f->c.ops = ops;
   f->c.ahead = false;
   f->packets = packets;
   f->lead = (uint8_t)lead;

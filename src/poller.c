@@ -107,6 +107,28 @@ static bool poll_handle(lua_State *L, int i, Entry *e) {
   return e->handle != NULL;
 }
 
+/* { object, events } on top: the object takes its place. Only its own events
+ * can be waited for. */
+static void poll_named(lua_State *L, int i) {
+  if (lua_type(L, -1) != LUA_TTABLE || poll_is_foreign(L, -1))
+    return;
+  lua_rawgeti(L, -1, 1);
+  if (!poll_is_foreign(L, -1)) {
+    lua_pop(L, 1);
+    return;
+  }
+  lua_rawgeti(L, -2, 2);
+  int want = poll_wants(L, i, lua_tostring(L, -1));
+  poll_member(L, -2, "events");
+  const char *events = lua_tostring(L, -1);
+  if (!events || want != poll_wants(L, i, events))
+    luaL_argerror(L, POLL_LIST,
+                  lua_pushfstring(L, "entry %d: waits for \"%s\" only", i,
+                                  events ? events : "its own time"));
+  lua_pop(L, 2);
+  lua_replace(L, -2);
+}
+
 /* What the foreign object on top wants, now. */
 static void poll_foreign(lua_State *L, int i, Entry *e) {
   if (!poll_is_foreign(L, -1))
@@ -136,6 +158,8 @@ static void poll_entry(lua_State *L, int i, Entry *e) {
   e->due = IPC_FOREVER;
   lua_rawgeti(L, POLL_LIST, i);
   bool ours = poll_handle(L, i, e);
+  if (!ours)
+    poll_named(L, i);
   lua_pushvalue(L, -1);
   lua_rawseti(L, POLL_OBJECTS, i);
   if (!ours)

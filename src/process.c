@@ -17,6 +17,7 @@
 #include "ipc.h"
 #include "msgpack.h"
 #include "os.h"
+#include "passing.h"
 
 /***
  * @submodule ipc
@@ -88,43 +89,6 @@ static int process_kill(Process *p, int signal) {
   return ipc_os_kill(p->pid, p->pidfd ? p->ended_fd : -1, signal);
 }
 
-/* -------------------------------------------------------- names of signals */
-
-static const struct {
-  const char *name;
-  int number;
-} signals[] = {
-    {"TERM", SIGTERM},  {"KILL", SIGKILL}, {"INT", SIGINT},   {"HUP", SIGHUP},
-    {"QUIT", SIGQUIT},  {"USR1", SIGUSR1}, {"USR2", SIGUSR2}, {"STOP", SIGSTOP},
-    {"CONT", SIGCONT},  {"TSTP", SIGTSTP}, {"ALRM", SIGALRM}, {"PIPE", SIGPIPE},
-    {"CHLD", SIGCHLD},  {"ABRT", SIGABRT}, {"SEGV", SIGSEGV}, {"BUS", SIGBUS},
-    {"FPE", SIGFPE},    {"ILL", SIGILL},   {"TRAP", SIGTRAP}, {"XCPU", SIGXCPU},
-    {"XFSZ", SIGXFSZ},  {"SYS", SIGSYS},   {"TTIN", SIGTTIN}, {"TTOU", SIGTTOU},
-    {"WINCH", SIGWINCH}};
-
-static const char *signal_name(int number) {
-  for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
-    if (signals[i].number == number)
-      return signals[i].name;
-  return NULL;
-}
-
-static int signal_check(lua_State *L, int index) {
-  if (lua_isnoneornil(L, index))
-    return SIGTERM;
-  if (lua_isinteger(L, index)) {
-    lua_Integer n = lua_tointeger(L, index);
-    luaL_argcheck(L, n >= 0 && n < 128, index, "not a signal's number");
-    return (int)n;
-  }
-  const char *name =
-      lua_type(L, index) == LUA_TSTRING ? lua_tostring(L, index) : "";
-  for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
-    if (strcmp(signals[i].name, name) == 0)
-      return signals[i].number;
-  return luaL_argerror(L, index, "a signal expected: \"TERM\", \"KILL\", 15");
-}
-
 /***
 Starts a copy of this process that calls `fn(...)` and ends; its channel to
 this one is `ipc.parent` there.
@@ -150,6 +114,8 @@ static int process_fork(lua_State *L) {
                                         &process_stream, IPC_READ | IPC_WRITE);
   p->ended_fd = p->report = -1;
   p->f.c.h.moves = false;
+  p->f.handles = PASSING_HANDLES;
+  p->f.brings = p->f.c.passes = true;
   Birth b;
   int err = ipc_fork_start(L, n, &b);
   if (err)
@@ -239,7 +205,7 @@ static void reason_push(lua_State *L, const Process *p) {
                     (int)p->pid);
   } else if (WIFSIGNALED(p->status)) {
     int number = WTERMSIG(p->status);
-    const char *name = signal_name(number);
+    const char *name = ipc_signal_name(number);
     lua_pushliteral(L, "signal");
     reason_field(L, "kind");
     if (name)
@@ -367,7 +333,7 @@ Sends a signal to the child; never to another process that got its number.
 */
 static int process_signal(lua_State *L) {
   Process *p = process_self(L);
-  int number = signal_check(L, 2);
+  int number = ipc_check_signal(L, 2, SIGTERM);
   if (!ipc_handle_usable(&p->f.c.h))
     return ipc_handle_refuse(L, &p->f.c.h, "kill");
   int err = process_kill(p, number);

@@ -10,9 +10,11 @@
 #include <string.h>
 
 #include "chan.h"
+#include "frame.h"
 #include "ipc.h"
 #include "msgpack.h"
 #include "os.h"
+#include "passing.h"
 
 /***
  * @submodule ipc.channel
@@ -78,6 +80,12 @@ static int recv_error(lua_State *L, Chan *self, const char *call, int err,
     return ipc_fail(L, self->h.ops->type, call, err,
                     "not a frame's length (does the peer speak frames? "
                     "else unit = \"stream\")");
+  case E2BIG:
+    return ipc_fail(L, self->h.ops->type, call, err,
+                    "a message with more descriptors than `handles` allows");
+  case EMFILE:
+    return ipc_fail(L, self->h.ops->type, call, err,
+                    "a message whose descriptors did not arrive");
   case ECHILD:
     return ipc_handle_refuse(L, &self->reader->h, call);
   default:
@@ -212,6 +220,34 @@ static int get_failed(lua_State *L, Chan *self) {
   return 3;
 }
 
+/* A value with handles beside it; its tag is on top if it has one. The number
+ * of results; 0: a finaliser received this very message. */
+static int get_passed(lua_State *L, Chan *self, Chan *c, Message *m,
+                      uint32_t serial) {
+  UnpackForeign f = {.type = PASSING_EXT,
+                     .unpack = ipc_passing_unpack,
+                     .handles = PASSING_HANDLES,
+                     .limit = ipc_frame_trusts(c)};
+  int tags = c->ops->tags ? 1 : 0;
+  lua_pushlstring(L, m->bytes, m->size);
+  int bytes = lua_gettop(L);
+  if (serial != c->serial)
+    return 0;
+  ipc_passing_hold(L, c, m, serial);
+  int held = lua_gettop(L);
+  if (serial != c->serial)
+    return 0;
+  recv_took(c, m->size);
+  f.held = held;
+  int err = ipc_value_decode_with(L, lua_tostring(L, bytes), m->size, &f);
+  ipc_passing_settle(L, c, held);
+  if (err)
+    return get_failed(L, self);
+  if (tags)
+    lua_pushvalue(L, bytes - 1);
+  return 1 + tags;
+}
+
 static int get_attempt(lua_State *L, Handle *h) {
   Chan *self = (Chan *)h, *c = self->reader;
   if (c->stream) {
@@ -232,6 +268,13 @@ static int get_attempt(lua_State *L, Handle *h) {
     uint32_t serial = c->serial;
     int tags = recv_tag(L, c, &m);
     if (serial != c->serial) {
+      lua_settop(L, top);
+      continue;
+    }
+    if (m.fd_count > 0) {
+      int n = get_passed(L, self, c, &m, serial);
+      if (n > 0)
+        return n;
       lua_settop(L, top);
       continue;
     }
@@ -279,6 +322,69 @@ Receives the next value that `put` sent. A nil arrives as `ipc.null`.
 static int chan_get(lua_State *L) {
   recv_arguments(L);
   return ipc_run(L, &get_op);
+}
+
+/* Slots of recvmsg: 2 timeout, 3 nil, 4 whether the handles are streams. */
+enum { RECVMSG_STREAM = RECV_TOP + 1, RECVMSG_TOP = RECVMSG_STREAM };
+
+static int recvmsg_attempt(lua_State *L, Handle *h) {
+  Chan *self = (Chan *)h, *c = self->reader;
+  for (;;) {
+    Message m = recv_wanted(L, c);
+    int err = recv_next(c, &m);
+    if (err)
+      return recv_error(L, self, "recvmsg", err, m.size);
+    uint32_t serial = c->serial;
+    lua_pushlstring(L, m.bytes, m.size);
+    int bytes = lua_gettop(L), tags = 0;
+    if (serial == c->serial)
+      tags = recv_tag(L, c, &m);
+    if (serial == c->serial)
+      ipc_passing_hold(L, c, &m, serial);
+    if (serial == c->serial) {
+      int held = lua_gettop(L);
+      recv_took(c, m.size);
+      ipc_passing_list(L, c, held, lua_toboolean(L, RECVMSG_STREAM));
+      ipc_passing_settle(L, c, held);
+      lua_pushvalue(L, bytes);
+      lua_insert(L, -2);
+      if (tags)
+        lua_pushvalue(L, bytes + 1);
+      return 2 + tags;
+    }
+    lua_settop(L, RECVMSG_TOP);
+  }
+}
+
+static const Op recvmsg_op = {.name = "recvmsg",
+                              .attempt = recvmsg_attempt,
+                              .want = IPC_READ,
+                              .deadline = RECV_TIMEOUT,
+                              .top = RECVMSG_TOP};
+
+/***
+Receives the next message and the handles that came beside it (those that a
+value holds come out of `get` by themselves).
+@function socket:recvmsg
+@tparam[opt=the channel's] ?number timeout seconds
+@tparam ?table options `unit` ("message" or "stream"): what the handles carry
+@treturn string bytes
+@treturn {channel,...} handles, perhaps none; then the tag where there is one;
+or nil, message, errno as `channel:recv`, E2BIG for a message with more than
+`handles` (it is gone), EMFILE when no descriptor was free for them (likewise)
+*/
+int ipc_passing_recv(lua_State *L) {
+  static const char *const names[] = {"unit", NULL};
+  static const char *const units[] = {"message", "stream", NULL};
+  ipc_chan_receiver(L);
+  ipc_check_timeout(L, RECV_TIMEOUT);
+  lua_settop(L, 3);
+  ipc_options(L, 3, names);
+  bool stream = ipc_option_choice(L, 3, "unit", units) == 1;
+  lua_settop(L, 2);
+  lua_pushnil(L);
+  lua_pushboolean(L, stream);
+  return ipc_run(L, &recvmsg_op);
 }
 
 /* Slots of recvmany: 2 timeout, 3 tag (after rearranging), 4 max. */

@@ -9,8 +9,11 @@
 #include <string.h>
 
 #include "chan.h"
+#include "cmsg.h"
 #include "ipc.h"
 #include "msgpack.h"
+#include "os.h"
+#include "passing.h"
 
 /***
  * @submodule ipc.channel
@@ -26,6 +29,13 @@ static int chan_check_size(lua_State *L, Chan *c, const char *call,
   char detail[96];
   if (size <= c->limit)
     return 0;
+  long long bound = -1;
+  if (c->ops->bound && ipc_os_limit(c->ops->bound, &bound) == 0 &&
+      bound == (long long)c->limit) {
+    snprintf(detail, sizeof detail, "%zu bytes", size);
+    return ipc_fail_limit(L, c->h.ops->type, call, EMSGSIZE, detail,
+                          c->ops->bound);
+  }
   snprintf(detail, sizeof detail, "%zu bytes, but maxsize is %zu", size,
            c->limit);
   return ipc_fail(L, c->h.ops->type, call, EMSGSIZE, detail);
@@ -34,8 +44,16 @@ static int chan_check_size(lua_State *L, Chan *c, const char *call,
 /* ------------------------------------------------------------------- send */
 
 /* Slots of send and put: 2 message, 3 tag, 4 timeout, 5 progress: nil, or the
- * serial of the rest that is this call's own accepted message. */
-enum { SEND_BYTES = 2, SEND_TAG, SEND_TIMEOUT, SEND_PROGRESS, SEND_TOP = 5 };
+ * serial of the rest that is this call's own accepted message, 6 nil or the
+ * handles that go with it. */
+enum {
+  SEND_BYTES = 2,
+  SEND_TAG,
+  SEND_TIMEOUT,
+  SEND_PROGRESS,
+  SEND_HANDLES,
+  SEND_TOP = SEND_HANDLES
+};
 
 /* After ops->send: the number of results, or what to wait for. */
 static int send_result(lua_State *L, Chan *self, Chan *c, const char *call,
@@ -52,6 +70,10 @@ static int send_result(lua_State *L, Chan *self, Chan *c, const char *call,
     return -IPC_WRITE;
   case EAGAIN:
     return -IPC_WRITE;
+  case EMSGSIZE:
+    if (size > c->limit) /* the system's limit shrank */
+      return chan_check_size(L, c, call, size);
+  /* fall through */
   default:
     return ipc_fail(L, self->h.ops->type, call, ipc_chan_errno(err), NULL);
   }
@@ -62,6 +84,25 @@ static int chan_progress(lua_State *L, Chan *c, lua_Integer serial) {
   if (c->rest.link && c->rest.serial == serial)
     return ipc_chan_flush(L, c);
   return c->failed && c->failed_serial == serial ? c->failed : 0;
+}
+
+/* With handles beside the bytes, which are elsewhere once it is accepted. */
+static int send_handles(lua_State *L, Chan *self, Chan *c, Message *m) {
+  int fds[CMSG_MOST];
+  int err = ipc_passing_gather(L, SEND_HANDLES, fds, &m->fd_count);
+  if (err)
+    return ipc_fail(L, self->h.ops->type, "send", err,
+                    err == EBUSY   ? "a handle has bytes on their way"
+                    : err == E2BIG ? "more than 253 descriptors"
+                                   : "a handle to be sent is closed");
+  m->fds = fds;
+  err = c->ops->send(c, m);
+  m->fds = NULL;
+  if (err == EINPROGRESS)
+    ipc_chan_anchor(L, self, c, SEND_BYTES);
+  if (err == 0 || err == EINPROGRESS)
+    ipc_passing_gone(L, c, SEND_HANDLES);
+  return send_result(L, self, c, "send", m->size, err);
 }
 
 static int send_attempt(lua_State *L, Handle *h) {
@@ -84,6 +125,8 @@ static int send_attempt(lua_State *L, Handle *h) {
   ipc_chan_tag(L, c->ops->tags, SEND_TAG, &m);
   if (m.size > c->limit)
     return chan_check_size(L, c, "send", m.size);
+  if (lua_istable(L, SEND_HANDLES))
+    return send_handles(L, self, c, &m);
   int err = c->ops->send(c, &m);
   if (err == EINPROGRESS)
     ipc_chan_anchor(L, self, c, SEND_BYTES);
@@ -130,6 +173,20 @@ static int chan_send(lua_State *L) {
   return ipc_run(L, &send_op);
 }
 
+/* Encodes the value into S->scratch; whether there are handles in it, which are
+ * in SEND_HANDLES then. */
+static bool put_handles(lua_State *L, const Chan *self, State *S) {
+  PackForeign f = {.type = PASSING_EXT, .pack = ipc_passing_pack};
+  ipc_passing_start(L, self, &f);
+  S->scratch.size = 0;
+  ipc_value_encode_with(L, SEND_BYTES, &S->scratch, &f);
+  bool some = ipc_passing_some(L);
+  if (some)
+    lua_replace(L, SEND_HANDLES);
+  lua_settop(L, SEND_TOP);
+  return some;
+}
+
 /***
 Sends a Lua value as MessagePack; `get` receives it. On a stream it is bare
 MessagePack, as other programs write it.
@@ -148,12 +205,15 @@ static int chan_put(lua_State *L) {
   ipc_chan_check_tag(L, self, SEND_TAG, true);
   ipc_check_timeout(L, SEND_TIMEOUT);
   lua_settop(L, SEND_TOP);
-  S->scratch.size = 0;
-  ipc_value_encode(L, SEND_BYTES, &S->scratch);
+  bool some = c->passes && put_handles(L, self, S);
+  if (!c->passes) {
+    S->scratch.size = 0;
+    ipc_value_encode(L, SEND_BYTES, &S->scratch);
+  }
   Message m = {.bytes = S->scratch.bytes, .size = S->scratch.size};
   ipc_chan_tag(L, c->ops->tags, SEND_TAG, &m);
   if (ipc_handle_usable(&self->h) && ipc_handle_usable(&c->h) && !c->shut &&
-      !c->failed && !self->h.queue) {
+      !c->failed && !self->h.queue && !some) {
     if (m.size > c->limit) {
       if (S->scratch.room > SEND_SCRATCH)
         ipc_buffer_free(&S->scratch);
@@ -176,6 +236,45 @@ static int chan_put(lua_State *L) {
   lua_replace(L, SEND_BYTES);
   if (S->scratch.room > SEND_SCRATCH)
     ipc_buffer_free(&S->scratch);
+  return ipc_run(L, &send_op);
+}
+
+/***
+Sends a message and, beside it, handles: pipes, sockets, listeners. Ends move:
+once they are sent they are closed here. A duplex pipe arrives as two.
+@function socket:sendmsg
+@string bytes at least one on a stream
+@tparam {channel,...} handles at most 253 descriptors, and what the receiver
+allows by its option `handles`
+@tparam ?string tag whom to, of datagrams
+@tparam[opt=the channel's] ?number timeout seconds
+@treturn boolean true; or nil, message, errno as `channel:send`, and EBUSY while
+a handle has bytes read ahead or not all out, EBADF when one was closed
+@usage assert(socket:sendmsg("take these", { reader, writer }))
+*/
+int ipc_passing_send(lua_State *L) {
+  Chan *c = ipc_chan_sender(L);
+  if (lua_type(L, SEND_BYTES) != LUA_TSTRING)
+    luaL_typeerror(L, SEND_BYTES, "string");
+  ipc_passing_check(L, c, 3);
+  ipc_chan_check_tag(L, c, 4, true);
+  ipc_check_timeout(L, 5);
+  lua_settop(L, 5);
+  if (!c->passes)
+    luaL_error(L, "%s: handles go through unix sockets only", c->h.ops->type);
+  lua_createtable(L, 0, 0); /* a list of our own: theirs may change */
+  lua_Integer n = (lua_Integer)lua_rawlen(L, 3);
+  for (lua_Integer i = 1; i <= n; i++) {
+    lua_rawgeti(L, 3, i);
+    lua_rawseti(L, 6, i);
+  }
+  lua_remove(L, 3); /* 3 tag, 4 timeout, 5 the list */
+  lua_pushnil(L);
+  lua_insert(L, SEND_PROGRESS);
+  if (n == 0) {
+    lua_pushnil(L);
+    lua_replace(L, SEND_HANDLES);
+  }
   return ipc_run(L, &send_op);
 }
 
@@ -299,7 +398,7 @@ static int chan_sendmany(lua_State *L) {
   luaL_checktype(L, SEND_BYTES, LUA_TTABLE);
   ipc_chan_check_tag(L, c, SEND_TAG, true);
   ipc_check_timeout(L, SEND_TIMEOUT);
-  lua_settop(L, SEND_PROGRESS);
+  lua_settop(L, SEND_TOP);
   size_t total = (size_t)lua_rawlen(L, SEND_BYTES);
   for (size_t i = 1; i <= total; i++) {
     if (lua_rawgeti(L, SEND_BYTES, (lua_Integer)i) != LUA_TSTRING)

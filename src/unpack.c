@@ -32,6 +32,7 @@ const ValueLimits ipc_value_limits = {
 };
 
 void ipc_decode_start(Decode *d) {
+  d->foreign = NULL;
   d->depth = 0;
   d->values = 1;
   d->tables = 0;
@@ -316,8 +317,16 @@ int ipc_decode_run(lua_State *L, Decode *d, const unsigned char **from,
         bad = decode_refuse(d, offset, "more than %I tables", d->limits.tables);
         goto out;
       }
-      ipc_ext_push(L, (int)get_signed(p[head - 1], 8), (const char *)p + head,
-                   (size_t)n);
+      if (d->foreign && p[head - 1] == d->foreign->type) {
+        if (d->foreign->unpack(L, (const char *)p + head, (size_t)n,
+                               d->foreign)) {
+          bad = decode_refuse(d, offset, "a handle that did not come along", 0);
+          goto out;
+        }
+      } else {
+        ipc_ext_push(L, (int)get_signed(p[head - 1], 8), (const char *)p + head,
+                     (size_t)n);
+      }
     } else if (type >= 0x90) {
       n = type & 0x0f;
     array:
@@ -379,8 +388,8 @@ int ipc_decode_run(lua_State *L, Decode *d, const unsigned char **from,
 
 /* --- whole values --- */
 
-int ipc_value_decode_within(lua_State *L, const char *bytes, size_t size,
-                            const ValueLimits *limits) {
+static int value_decode(lua_State *L, const char *bytes, size_t size,
+                        const ValueLimits *limits, UnpackForeign *f) {
   Frame few[UNPACK_FRAMES];
   Decode d;
   if (!limits)
@@ -399,6 +408,7 @@ int ipc_value_decode_within(lua_State *L, const char *bytes, size_t size,
   if (limits->depth > UNPACK_FRAMES)
     d.frames = lua_newuserdatauv(L, limits->depth * sizeof(Frame), 0);
   ipc_decode_start(&d);
+  d.foreign = f;
   const unsigned char *p = (const unsigned char *)bytes;
   const unsigned char *end = p + size;
   int bad = ipc_decode_run(L, &d, &p, end);
@@ -412,6 +422,16 @@ int ipc_value_decode_within(lua_State *L, const char *bytes, size_t size,
     lua_remove(L, top + 1);
   }
   return bad;
+}
+
+int ipc_value_decode_within(lua_State *L, const char *bytes, size_t size,
+                            const ValueLimits *limits) {
+  return value_decode(L, bytes, size, limits, NULL);
+}
+
+int ipc_value_decode_with(lua_State *L, const char *bytes, size_t size,
+                          UnpackForeign *f) {
+  return value_decode(L, bytes, size, NULL, f);
 }
 
 int ipc_value_decode(lua_State *L, const char *bytes, size_t size) {

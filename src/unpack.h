@@ -25,6 +25,7 @@ typedef struct Frame {
 typedef struct Decode {
   ValueLimits limits;
   Frame *frames;
+  UnpackForeign *foreign;
   int whole;       /* limits.bytes is the size of the input */
   uint32_t depth;  /* frames in use */
   uint32_t values; /* announced so far */

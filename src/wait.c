@@ -234,13 +234,21 @@ static int run_wait(lua_State *L, Run *r, int want) {
   err = ipc_run_hooks(L, S, r->hook, context, run);
   if (err)
     return err;
+  if (h->channel)
+    ((Chan *)h)->sleeps++;
+  if (deadline == IPC_FOREVER && part->ops->wait && !part->nap && !S->rests) {
+    err = part->ops->wait(part, want);
+    ipc_os_sweep();
+    if (err == EINTR)
+      return ipc_run_hooks(L, S, r->hook, context, run);
+    if (err != EAGAIN)
+      return err;
+  }
   S->polls.size = 0;
   if (ipc_buffer_reserve(&S->polls, sizeof(struct pollfd)))
     return ENOMEM;
   *(struct pollfd *)(void *)S->polls.bytes = (struct pollfd){
       ipc_handle_watch(part, want), want == IPC_WRITE ? POLLOUT : POLLIN, 0};
-  if (h->channel)
-    ((Chan *)h)->sleeps++;
   err = ipc_sleep(S, 1, ipc_handle_nap(part, deadline));
   if (err == EINTR)
     return ipc_run_hooks(L, S, r->hook, context, run);
@@ -280,8 +288,11 @@ static int run(lua_State *L, int status, lua_KContext context) {
       return run_finish(L, op, n);
     }
     int err = run_wait(L, &r, -n);
-    if (err)
-      return run_failed(L, op, h, err);
+    if (!err)
+      continue;
+    if (err == ETIMEDOUT && part->exposed && ipc_handle_usable(part))
+      (void)ipc_handle_watch(part, op->want); /* a foreign loop polls it now */
+    return run_failed(L, op, h, err);
   }
 }
 

@@ -24,9 +24,34 @@ local ipc = {}
 ---@field capacity? integer bytes the kernel holds
 ---@field unit? "message"|"stream"
 
----@class ipc.socket.options: ipc.options
----@field type? "stream"|"seqpacket"
+---@class ipc.fifo.options: ipc.options
 ---@field unit? "message"|"stream"
+---@field capacity? integer bytes the kernel holds
+---@field writers? integer 1: this is the only one, no lock is taken
+---@field readers? integer 1: no other handle may read so (EADDRINUSE)
+
+---@class ipc.stdio.options: ipc.options
+---@field unit? "message"|"stream"
+
+---@class ipc.socket.options: ipc.options
+---@field type? "stream"|"seqpacket"|"datagram" of unix sockets
+---@field unit? "message"|"stream"
+---@field handles? integer descriptors one message may bring; unix sockets
+---@field allow_uids? integer[] who may be at the other end; unix sockets
+---@field bind? string the socket's own address
+---@field backlog? integer clients that may wait (511)
+---@field capacity? integer bytes the kernel holds in each direction
+---@field nodelay? boolean TCP
+---@field user_timeout? number seconds; TCP on Linux
+
+---@class ipc.mqueue.options: ipc.options
+---@field maxmsg? integer messages a new queue holds
+---@field msgsize? integer bytes of its longest message
+
+---@class ipc.sysv.options: ipc.options
+---@field project? integer|string for ftok(3): 1 to 255, or one character
+---@field capacity? integer bytes the queue holds
+---@field id? integer of the queue to open, the key being nil
 
 ---@class ipc.pollable
 ---@field pollfd fun(self): integer?
@@ -178,6 +203,94 @@ function process:stop(grace) end
 ---@return integer? errno
 function ipc.pipe(options) end
 
+---@class ipc.mqueue.stat
+---@field messages integer
+---@field maxmsg integer
+---@field msgsize integer
+---@field uid integer
+---@field gid integer
+---@field permissions string
+
+---@class ipc.mqueue: ipc.channel
+local mqueue = {}
+
+---@return ipc.mqueue.stat? stat
+---@return string? message
+---@return integer? errno
+function mqueue:stat() end
+
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function mqueue:remove() end
+
+---@param signal? string|integer
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function mqueue:notify(signal) end
+
+---@param name string
+---@param mode? "r"|"w"|"rw"
+---@param options? ipc.mqueue.options
+---@return ipc.mqueue? queue
+---@return string? message
+---@return integer? errno
+function ipc.mqueue(name, mode, options) end
+
+---@class ipc.sysv.stat
+---@field messages integer
+---@field bytes integer
+---@field capacity integer
+---@field last_send_pid integer
+---@field last_recv_pid integer
+---@field send_time integer
+---@field recv_time integer
+---@field change_time integer
+---@field uid integer
+---@field gid integer
+---@field creator_uid integer
+---@field creator_gid integer
+---@field permissions string
+---@field key integer
+---@field id integer
+
+---@class ipc.sysv.changes
+---@field permissions? string
+---@field capacity? integer
+---@field uid? integer
+---@field gid? integer
+
+---@class ipc.sysv: ipc.channel
+local sysv = {}
+
+---@return integer
+function sysv:id() end
+
+---@return ipc.sysv.stat? stat
+---@return string? message
+---@return integer? errno
+function sysv:stat() end
+
+---@param changes ipc.sysv.changes
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function sysv:set(changes) end
+
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function sysv:remove() end
+
+---@param key integer|string|nil
+---@param mode? "r"|"w"|"rw"
+---@param options? ipc.sysv.options
+---@return ipc.sysv? queue
+---@return string? message
+---@return integer? errno
+function ipc.sysv(key, mode, options) end
+
 ---@param address string
 ---@param options? table
 ---@return ipc.channel? one
@@ -185,10 +298,41 @@ function ipc.pipe(options) end
 ---@return integer? errno
 function ipc.pair(address, options) end
 
----@param reader ipc.channel
----@param writer ipc.channel
----@return ipc.channel
-function ipc.duplex(reader, writer) end
+---@class ipc.fifo: ipc.channel
+local fifo = {}
+
+---@param timeout? number seconds
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function fifo:reopen(timeout) end
+
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function fifo:remove() end
+
+---@param path string
+---@param mode "r"|"w"
+---@param options? ipc.fifo.options
+---@return ipc.fifo? channel
+---@return string? message
+---@return integer? errno
+function ipc.fifo(path, mode, options) end
+
+---@param options? ipc.stdio.options
+---@return ipc.channel? channel
+---@return string? message
+---@return integer? errno
+function ipc.stdio(options) end
+
+---@param reader ipc.channel|string a channel, or an address
+---@param writer ipc.channel|string likewise
+---@param options? table of addresses only
+---@return ipc.channel? channel
+---@return string? message
+---@return integer? errno
+function ipc.duplex(reader, writer, options) end
 
 ---@param fn function
 ---@param ... any
@@ -318,6 +462,40 @@ function listener:settimeout(seconds) end
 
 ---@return table counters
 function listener:stats() end
+
+---@class ipc.socket: ipc.channel
+local socket = {}
+
+---@return string? address
+---@return string? message
+---@return integer? errno
+function socket:peer() end
+
+---@return string? address
+---@return string? message
+---@return integer? errno
+function socket:address() end
+
+---@return {uid: integer, gid: integer, pid?: integer}? credentials
+---@return string? message
+---@return integer? errno
+function socket:credentials() end
+
+---@param bytes string
+---@param handles ipc.channel[]
+---@param tag? string
+---@param timeout? number seconds
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function socket:sendmsg(bytes, handles, tag, timeout) end
+
+---@param timeout? number seconds
+---@param options? {unit?: "message"|"stream"}
+---@return string? bytes
+---@return ipc.channel[]|string handles_or_message
+---@return string|integer? tag_or_errno
+function socket:recvmsg(timeout, options) end
 
 ---@param address string
 ---@param options? table

@@ -5,10 +5,15 @@ local core = require "ipc.core"
 
 local address = {}
 
+-- What a scheme can do, from every room that lists it.
 local room_of = {}
 for _, room in pairs(core) do
   for _, scheme in ipairs(room.schemes or {}) do
-    room_of[scheme] = room
+    local slots = room_of[scheme] or {}
+    for _, name in ipairs { "pair", "open", "listen", "connect" } do
+      slots[name] = slots[name] or room[name]
+    end
+    room_of[scheme] = slots
   end
 end
 
@@ -18,8 +23,15 @@ local function unescape(text)
   end))
 end
 
+-- Options whose value is text, even if it looks like something else.
+local textual = { permissions = true, bind = true, type = true, unit = true }
+
 -- Text to what an option table would hold: true, false, a number, or itself.
-local function value_of(text)
+-- What begins with a zero more than a number does is no number.
+local function value_of(name, text)
+  if textual[name] or text:find "^[+-]?0%d" then
+    return text
+  end
   if text == "true" then
     return true
   elseif text == "false" then
@@ -41,7 +53,8 @@ function address.parse(text)
   end
   local options = {}
   for name, value in query:gmatch("([^&=]+)=?([^&]*)") do
-    options[unescape(name)] = value == "" and true or value_of(unescape(value))
+    name = unescape(name)
+    options[name] = value == "" and true or value_of(name, unescape(value))
   end
   return scheme, unescape(rest), options
 end
@@ -74,17 +87,30 @@ local function resolve(text, options, call, place)
   return room, rest, found, scheme
 end
 
--- Calls into the core so that its complaints blame our caller's caller.
-local function blame(call, fn, ...)
-  local results = table.pack(pcall(fn, ...))
-  if not results[1] then
-    local message = results[2]
+local function blamed(call, ok, ...)
+  if not ok then
+    local message = ...
     if type(message) == "string" then
-      message = message:gsub("to '%?'", ("to '%s'"):format(call))
+      message = message:gsub("^(bad argument #%d+ to )'.-'", ("%%1'%s'"):format(call))
     end
     error(message, 4)
   end
-  return table.unpack(results, 2, results.n)
+  return ...
+end
+
+-- Calls into the core so that its complaints blame our caller's caller. Nothing
+-- is allocated afterwards: what has been opened could be lost by that.
+local function blame(call, fn, ...) return blamed(call, pcall(fn, ...)) end
+
+-- A mechanism without listeners of its own meets in a lobby.
+for _, scheme in ipairs { "fifo", "sysv", "mqueue" } do
+  for _, name in ipairs { "listen", "connect" } do
+    if room_of[scheme] then
+      room_of[scheme][name] = function(...)
+        return require("ipc.rendezvous")[name](...)
+      end
+    end
+  end
 end
 
 -- The scheme's own function, or a complaint that it has none.
@@ -133,6 +159,14 @@ function address.pair(text, options)
     return one, other, errno
   end
   return one, other
+end
+
+-- Of two handles, by the core's `duplex`.
+function address.duplex(duplex, reader, writer, options)
+  if options ~= nil then
+    error("bad argument #3 to 'duplex' (options are for addresses)", 3)
+  end
+  return (blame("duplex", duplex, reader, writer))
 end
 
 return address

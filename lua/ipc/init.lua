@@ -59,12 +59,76 @@ function ipc.open(address, mode, options)
   return channel
 end
 
+local of_handles = ipc.duplex
+
+-- A copy of the options with `retry` as given.
+local function retrying(options, retry)
+  if options ~= nil and type(options) ~= "table" then
+    return options -- to be complained of
+  end
+  local all = {}
+  for name, value in pairs(options or {}) do
+    all[name] = value
+  end
+  all.retry = retry
+  return all
+end
+
+--- Makes one channel of two: receives on the first, sends on the second, closes
+-- both. Of addresses it opens the first for reading, which does not wait, then
+-- the second for writing, which by default waits until the other side is there
+-- (`retry = true`, bounded by `timeout`): two processes that open the same two
+-- crosswise find each other, whoever comes first.
+-- @function duplex
+-- @param reader a channel, or an address
+-- @param writer a channel, or an address, as the first is
+-- @tparam[opt] table options of the mechanism, of addresses only
+-- @treturn channel; or nil, message, errno
+-- @usage local both = ipc.duplex(answers, questions)
+-- local peer = assert(ipc.duplex("fifo:/tmp/a", "fifo:/tmp/b", { timeout = 5 }))
+function ipc.duplex(reader, writer, options)
+  local address = require "ipc.address"
+  if type(reader) ~= "string" then
+    local both = address.duplex(of_handles, reader, writer, options)
+    return both
+  end
+  if type(writer) ~= "string" then
+    error(("bad argument #2 to 'duplex' (address expected, got %s)"):format(type(writer)), 2)
+  end
+  -- What has been opened is closed when the rest fails, raises or is dropped.
+  local opened <close> = setmetatable({}, {
+    __close = function(list)
+      for _, channel in ipairs(list) do
+        channel:close()
+      end
+    end,
+  })
+  local input, message, errno = address.open(reader, "r", retrying(options, nil))
+  if errno then
+    return input, message, errno
+  end
+  opened[1] = input
+  local retry = options and options.retry
+  local output
+  output, message, errno = address.open(writer, "w", retrying(options, retry == nil or retry))
+  if errno then
+    return output, message, errno
+  end
+  opened[1] = nil
+  local both = address.duplex(of_handles, input, output)
+  return both
+end
+
 --- Waits for clients at an address: `listener:accept` gives a channel to each.
 -- @function listen
 -- @tparam string address `"unix:/tmp/s"`, `"tcp:7000"` (on the loopback
 -- interface), `"tcp:0.0.0.0:7000"`, `"fifo:/tmp/f"`, `"sysv:0x4a42"`, `"mqueue:/name"`
 -- @tparam[opt] table options of the mechanism; accepted channels have them too
--- @treturn listener; or nil, message, errno
+-- @treturn listener; or nil, message, errno: EADDRINUSE where somebody listens
+-- (queues cannot tell: their listeners share the clients). One of a FIFO or queue
+-- is a Lua table with the same methods: it does not cross `ipc.fork`, what it
+-- accepts does; its close removes the FIFO or queue, unless `create = false`
+-- opened one that was there
 -- @usage local listener <close> = assert(ipc.listen "unix:/tmp/s")
 function ipc.listen(address, options)
   local listener, message, errno = require("ipc.address").listen(address, options)

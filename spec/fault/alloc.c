@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -164,6 +165,16 @@ int socketpair(int family, int type, int protocol, int fd[2]) {
   return FROM_CORE && refuse(MAKES) ? -1 : real(family, type, protocol, fd);
 }
 
+int socket(int family, int type, int protocol) {
+  REAL(socket);
+  return FROM_CORE && refuse(MAKES) ? -1 : real(family, type, protocol);
+}
+
+int accept4(int fd, __SOCKADDR_ARG from, socklen_t *restrict size, int flags) {
+  REAL(accept4);
+  return FROM_CORE && refuse(MAKES) ? -1 : real(fd, from, size, flags);
+}
+
 int memfd_create(const char *name, unsigned flags) {
   REAL(memfd_create);
   return FROM_CORE && refuse(MAKES) ? -1 : real(name, flags);
@@ -192,6 +203,20 @@ int fcntl64(int fd, int command, ...) {
   long argument = va_arg(args, long);
   va_end(args);
   return FROM_CORE && refuse(MAKES) ? -1 : real(fd, command, argument);
+}
+
+int open64(const char *path, int flags, ...) {
+  REAL(open64);
+  va_list args;
+  va_start(args, flags);
+  mode_t mode = flags & O_CREAT ? va_arg(args, mode_t) : 0;
+  va_end(args);
+  return FROM_CORE && refuse(MAKES) ? -1 : real(path, flags, mode);
+}
+
+int mkfifo(const char *path, mode_t mode) {
+  REAL(mkfifo);
+  return FROM_CORE && refuse(MAKES) ? -1 : real(path, mode);
 }
 
 pid_t fork(void) {

@@ -114,6 +114,14 @@ function with.raw(fd)
   end
 end
 
+-- luv, loaded once: it does not bear that the spec runner forgets modules and
+-- loads them again.
+function with.luv()
+  local registry = debug.getregistry()
+  registry["spec.luv"] = registry["spec.luv"] or require "luv"
+  return registry["spec.luv"]
+end
+
 -- Sends until nothing more goes in; how many messages did.
 function with.fill(w, message)
   local n = 0

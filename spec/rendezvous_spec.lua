@@ -1,0 +1,510 @@
+-- Listening and connecting where the mechanism has neither: FIFOs and queues.
+local ipc = require "ipc"
+local peer = require "spec.support.peer"
+local with = require "spec.support.with"
+
+local E = ipc.errno
+local PATIENCE = with.patience
+
+local count = 0
+
+local function unique()
+  count = count + 1
+  return ("%d-%d"):format(ipc.pid(), count)
+end
+
+-- scheme -> a new address, and the names in the system that belong to it.
+local schemes = {
+  {
+    name = "fifo",
+    address = function() return "fifo:/tmp/ipc-rendezvous-" .. unique() end,
+    leftovers = function()
+      return (with.shell(("ls -d /tmp/ipc-rendezvous-%d-* 2>/dev/null"):format(ipc.pid())))
+    end,
+    liveness = true,
+  },
+  {
+    name = "sysv",
+    address = function()
+      count = count + 1
+      return ("sysv:%d"):format(0x10000000 + (ipc.pid() << 8) % 0x60000000 + count % 256)
+    end,
+    leftovers = function()
+      return (with.shell(("awk '$8 == %d || $9 == %d' /proc/sysvipc/msg 2>/dev/null"):format(ipc.pid(), ipc.pid())))
+    end,
+  },
+  {
+    name = "mqueue",
+    address = function() return "mqueue:/ipc-rendezvous-" .. unique() end,
+    leftovers = function() return "" end, -- not listed anywhere; see the limit below
+  },
+}
+
+local has = {}
+for _, row in ipairs(ipc.mechanisms()) do has[row.room] = true end
+
+for _, scheme in ipairs(schemes) do
+  if has[scheme.name] then
+    describe("a listener of " .. scheme.name .. ":", function()
+      after_each(with.cleanup)
+
+      local function close(...)
+        for _, object in ipairs { ... } do
+          if type(object) == "table" then
+            with.close(setmetatable({}, { __gc = function() object:close() end }))
+          else
+            with.close(object)
+          end
+        end
+        return ...
+      end
+
+      it("gives each client a channel of its own", function()
+        local address = scheme.address()
+        local l = close(assert(ipc.listen(address)))
+        assert.are.equal(address, l:address())
+        local children = {}
+        for i = 1, 4 do
+          children[i] = with.fork(function()
+            local server <close> = assert(ipc.connect(address, { timeout = PATIENCE }))
+            for k = 1, 20 do
+              assert(server:put { i, k })
+              assert((server:get(PATIENCE)) == i * k)
+            end
+            return "done"
+          end)
+        end
+        local clients = {}
+        for i = 1, 4 do clients[i] = close(assert(l:accept(PATIENCE))) end
+        local left = 80
+        while left > 0 do
+          for _, client in ipairs(assert(ipc.poll(clients, PATIENCE))) do
+            local value = client:get(0)
+            if value then
+              assert(client:put(value[1] * value[2]))
+              left = left - 1
+            end
+          end
+        end
+        for i = 1, 4 do assert.are.same({ true, "done" }, { children[i]:wait(PATIENCE) }) end
+        assert.are.equal(4, l:stats().accepted)
+        assert.are.equal(0, l:stats().refused)
+      end)
+
+      it("accept has a deadline, and a poll set tells of a client", function()
+        local address = scheme.address()
+        local l = close(assert(ipc.listen(address)))
+        assert.are.same({ nil, "timeout", E.ETIMEDOUT }, { l:accept(0) })
+        assert.are.same({ nil, "timeout", E.ETIMEDOUT }, { ipc.poll({ l }, 0) })
+        local child = with.fork(function()
+          local server <close> = assert(ipc.connect(address, { timeout = PATIENCE }))
+          return (server:recv(PATIENCE))
+        end)
+        assert.is_true(assert(ipc.poll({ l }, PATIENCE))[l])
+        local client = close(assert(l:accept(0)))
+        assert(client:send "found")
+        assert.are.same({ true, "found" }, { child:wait(PATIENCE) })
+      end)
+
+      it("connect waits for a listener if asked, else answers", function()
+        local address = scheme.address()
+        local _, _, errno = ipc.connect(address)
+        assert.is_true(errno == E.ENOENT or errno == E.ENXIO)
+        assert.are.equal("timeout", (select(2, ipc.connect(address, { retry = 0.01 }))))
+        local child = with.fork(function()
+          local server <close> = assert(ipc.connect(address, { retry = PATIENCE, timeout = PATIENCE }))
+          return (server:recv(PATIENCE))
+        end)
+        local l = close(assert(ipc.listen(address)))
+        local client = close(assert(l:accept(PATIENCE)))
+        assert(client:send "at last")
+        assert.are.same({ true, "at last" }, { child:wait(PATIENCE) })
+      end)
+
+      it("a client that nobody accepts ends by its deadline, and is refused later", function()
+        local address = scheme.address()
+        local l = close(assert(ipc.listen(address)))
+        assert.are.equal("timeout", (select(2, ipc.connect(address, { timeout = 0.05 }))))
+        assert.are.same({ nil, "timeout", E.ETIMEDOUT }, { l:accept(0.01) })
+        assert.are.equal(1, l:stats().refused)
+      end)
+
+      it("what is no hello is refused, whatever it is", function()
+        local address = scheme.address()
+        local l = close(assert(ipc.listen(address)))
+        local lobby = close(assert(ipc.open(address, "w", { create = false })))
+        local bad = { true, 7, "x", {}, { "../../etc/passwd" }, { -1 }, { "no-such-client" }, { 2147483647 } }
+        for _, hello in ipairs(bad) do assert(lobby:put(hello, nil, PATIENCE)) end
+        assert(lobby:send("\xc1 no value", nil, PATIENCE))
+        assert.are.same({ nil, "timeout", E.ETIMEDOUT }, { l:accept(0.05) })
+        assert.are.equal(#bad + 1, l:stats().refused)
+      end)
+
+      it("leaves no name behind: not of a client, not its own, not of one killed", function()
+        local before = scheme.leftovers()
+        local address = scheme.address()
+        local l = assert(ipc.listen(address))
+        local child = with.fork(function()
+          local server = assert(ipc.connect(address, { timeout = PATIENCE }))
+          server:send "here"
+          ipc.sleep(PATIENCE)
+        end)
+        local client = assert(l:accept(PATIENCE))
+        assert.are.equal("here", (client:recv(PATIENCE)))
+        if scheme.name == "fifo" then -- both have it: the names are gone already
+          assert.are.equal(address:match ":(.*)" .. "\n", scheme.leftovers())
+        end
+        child:kill "KILL"
+        child:wait(PATIENCE)
+        if scheme.liveness then
+          assert.are.same({ nil, "closed", E.EPIPE }, { client:recv(PATIENCE) })
+        end
+        client:close()
+        l:close()
+        if scheme.name ~= "sysv" then -- there the killed one's queue stays: ipcrm(1)
+          assert.are.equal(before, scheme.leftovers())
+        end
+        assert.are.same({ nil, "closed", E.EPIPE }, { l:accept(0) })
+        assert.is_true(l:close())
+      end)
+
+      it("options are checked at once, by both sides", function()
+        local address = scheme.address()
+        for name, call in pairs { listen = ipc.listen, connect = ipc.connect } do
+          assert.error_matches(function() call(address, { bogus = 1 }) end,
+            "bad argument #2 to '" .. name .. "' %(unknown option 'bogus'%)")
+          local wrong = {
+            timeout = "x", retry = "x", maxsize = {}, create = 7, temporary = 1,
+            permissions = true, keepalive = "no",
+          }
+          for option, value in pairs(wrong) do
+            assert.error_matches(function() call(address, { [option] = value }) end,
+              "bad argument #2 to '" .. name .. "' %(.-" .. option)
+          end
+        end
+        assert.is_nil((ipc.connect(address))) -- nothing was made
+      end)
+
+      it("timeouts are checked as the core does", function()
+        local l = close(assert(ipc.listen(scheme.address())))
+        for _, call in ipairs { "accept", "settimeout" } do
+          for _, bad in ipairs { "0.1", {}, true } do
+            assert.error_matches(function() l[call](l, bad) end,
+              "bad argument #1 to '" .. call .. "' %(seconds expected, got " .. type(bad))
+          end
+          assert.error_matches(function() l[call](l, 0 / 0) end, "timeout is not a number")
+        end
+        assert.is_true(l:settimeout(0))
+        assert.are.same({ nil, "timeout", E.ETIMEDOUT }, { l:accept() })
+      end)
+
+      it("a closed one has no address", function()
+        local l = assert(ipc.listen(scheme.address()))
+        l:close()
+        assert.are.same({ nil, "closed", E.EPIPE }, { l:address() })
+      end)
+
+      it("accept looks at its deadline after each that it refuses", function()
+        local address = scheme.address()
+        local l = close(assert(ipc.listen(address)))
+        local lobby = close(assert(ipc.open(address, "w", { create = false })))
+        for _ = 1, 3 do assert(lobby:put("no hello", nil, PATIENCE)) end
+        for i = 1, 3 do
+          assert.are.same({ nil, "timeout", E.ETIMEDOUT }, { l:accept(0) })
+          assert.are.equal(i, l:stats().refused)
+        end
+      end)
+
+      it("connect notices that the listener has gone before it accepted", function()
+        local address = scheme.address()
+        local l = assert(ipc.listen(address))
+        local child = with.fork(function()
+          local server, _, errno = ipc.connect(address, { timeout = PATIENCE })
+          return server == nil, errno
+        end)
+        assert.is_true(assert(ipc.poll({ l }, PATIENCE))[l]) -- it has said hello
+        l:close()
+        assert.are.same({ true, true, E.ECONNREFUSED }, { child:wait(PATIENCE) })
+      end)
+
+      it("a connection moves whole: the worker that has it ends it", function()
+        local address = scheme.address()
+        local l = close(assert(ipc.listen(address)))
+        local child = with.fork(function()
+          local server <close> = assert(ipc.connect(address, { timeout = PATIENCE }))
+          assert(server:put { 6, 7 })
+          local product = server:get(PATIENCE)
+          assert(server:send "go")
+          local limit = ipc.now() + PATIENCE
+          local _, message
+          repeat
+            _, message = server:send("more", nil, 0.01)
+          until message == "closed" or scheme.name == "mqueue" or ipc.now() > limit
+          return product, message
+        end)
+        local client = close(assert(l:accept(PATIENCE)))
+        local worker = with.fork(function()
+          local pair = assert(client:get(PATIENCE))
+          assert(client:put(pair[1] * pair[2]))
+          assert(client:recv(PATIENCE) == "go")
+          client:close()
+          return "ended"
+        end)
+        assert.error_matches(function() client:recv(0) end, "moved to")
+        assert.are.same({ true, "ended" }, { worker:wait(PATIENCE) })
+        local ok, product, message = child:wait(PATIENCE)
+        assert.are.same({ true, 42 }, { ok, product })
+        if scheme.name ~= "mqueue" then assert.are.equal("closed", message) end
+      end)
+
+      it("what has been read ahead moves with it", function()
+        local address = scheme.address()
+        local l = close(assert(ipc.listen(address)))
+        local child = with.fork(function()
+          local server <close> = assert(ipc.connect(address, { timeout = PATIENCE }))
+          assert(server:send "in hand")
+          return (server:recv(PATIENCE))
+        end)
+        local client = close(assert(l:accept(PATIENCE)))
+        assert.is_true(assert(ipc.poll({ client }, PATIENCE))[client]) -- takes it, perhaps
+        local worker = with.fork(function() return client:send((client:recv(PATIENCE))) end)
+        assert.are.same({ true, true }, { worker:wait(PATIENCE) })
+        assert.are.same({ true, "in hand" }, { child:wait(PATIENCE) })
+      end)
+
+      it("a poll set takes it with its events, and no others", function()
+        local l = close(assert(ipc.listen(scheme.address())))
+        assert.are.same({ nil, "timeout", E.ETIMEDOUT }, { ipc.poll({ { l, "r" } }, 0) })
+        assert.error_matches(function() ipc.poll({ { l, "w" } }, 0) end, 'entry 1: waits for "r" only')
+        assert.error_matches(function() ipc.poll({ { l } }, 0) end, 'entry 1: "r", "w" or "rw" expected')
+        l:close()
+        local ready = assert(ipc.poll({ { l, "r" } }, PATIENCE)) -- accept answers closed
+        assert.is_true(ready[l])
+      end)
+
+      it("closing it wakes the task that polls it", function()
+        local cqueues = require "cqueues"
+        ipc.scheduler {
+          is_task = function() return select(2, cqueues.running()) end,
+          wait = cqueues.poll, cancel = cqueues.cancel,
+        }
+        local l = assert(ipc.listen(scheme.address()))
+        local loop, answer = cqueues.new(), nil
+        loop:wrap(function()
+          local closer = cqueues.running()
+          closer:wrap(function() -- once the first waits in the kernel
+            cqueues.poll(0)
+            cqueues.poll(0)
+            l:close()
+          end)
+          assert(ipc.poll { l })
+          answer = { l:accept(0) }
+        end)
+        local ok, problem = loop:loop(PATIENCE)
+        ipc.scheduler(nil)
+        assert(ok, problem)
+        assert.are.same({ nil, "closed", E.EPIPE }, answer)
+      end)
+
+      it("works in tasks, and `<close>` ends it", function()
+        local address = scheme.address()
+        local scheduler = require("spec.support.scheduler").new()
+        local trace = {}
+        scheduler:go(function()
+          local l <close> = assert(ipc.listen(address))
+          local client <close> = assert(l:accept())
+          local message = client:recv()
+          trace[#trace + 1] = message
+          assert(client:send "pong")
+        end)
+        scheduler:go(function()
+          local server <close> = assert(ipc.connect(address, { retry = true }))
+          assert(server:send "ping")
+          local message = server:recv()
+          trace[#trace + 1] = message
+        end)
+        scheduler:run(PATIENCE)
+        ipc.scheduler(nil)
+        assert.are.same({ "ping", "pong" }, trace)
+      end)
+    end)
+  end
+end
+
+describe("a listener of sysv", function()
+  it("needs a queue that others find", function()
+    for _, address in ipairs { "sysv:private", "sysv:", "sysv:0" } do
+      for name, call in pairs { listen = ipc.listen, connect = ipc.connect } do
+        assert.error_matches(function() call(address) end,
+          "bad argument #1 to '" .. name .. "' %(a listener needs a key or path%)")
+      end
+    end
+  end)
+end)
+
+describe("a listener of fifo", function()
+  after_each(with.cleanup)
+
+  local function new_path() return "/tmp/ipc-rendezvous-" .. unique() end
+
+  -- Locks of open file descriptions, fcntl(2), are not everywhere.
+  local CLAIMS = not (os.getenv "IPC_WITHOUT" or ""):find "ofd"
+
+  local function is_taken(path)
+    if CLAIMS then assert.are.equal(E.EADDRINUSE, (select(3, ipc.listen("fifo:" .. path)))) end
+  end
+
+  if not CLAIMS then
+    it("is one of many where the system has no locks for it", function()
+      local path = new_path()
+      local one <close> = assert(ipc.listen("fifo:" .. path))
+      local two <close> = assert(ipc.listen("fifo:" .. path))
+      assert.are.equal(one:address(), two:address())
+    end)
+  end
+
+  -- The names that begin so.
+  local function names(path) return (with.shell("(ls -d " .. path .. "* 2>/dev/null)")) end
+
+  it("refuses a path where somebody listens", function()
+    local path = new_path()
+    local l <close> = assert(ipc.listen("fifo:" .. path))
+    is_taken(path)
+    assert.are.equal(path .. "\n", names(path)) -- who is refused removes nothing
+    assert.are.equal("timeout", (select(2, l:accept(0))))
+    assert.is_true(peer.limit > 0)
+  end)
+
+  if CLAIMS then
+    it("is the only one of two that start together", function()
+      for _ = 1, 10 do
+        local path = new_path()
+        local start_r, start_w = ipc.pipe()
+        local starters = { start_r, (assert(start_r:dup())) }
+        local children = {}
+        for i = 1, 2 do
+          local start = starters[i]
+          children[i] = with.fork(function()
+            start:recv(PATIENCE)
+            local l = ipc.listen("fifo:" .. path)
+            ipc.parent:send(l and "listens" or "refused")
+            ipc.parent:recv(PATIENCE)
+            if l then l:close() end
+          end)
+        end
+        assert(start_w:sendmany { "go", "go" })
+        start_w:close()
+        local answers = {}
+        for i = 1, 2 do answers[i] = children[i]:recv(PATIENCE) end
+        table.sort(answers)
+        assert.are.same({ "listens", "refused" }, answers)
+        for i = 1, 2 do
+          children[i]:send "end"
+          children[i]:wait(PATIENCE)
+        end
+        assert.are.equal("", names(path)) -- whoever made it
+      end
+    end)
+  end
+
+  it("is not noticed by a plain reader that waits for its first writer", function()
+    local path = new_path()
+    local plain = with.close(assert(ipc.fifo(path, "r", { temporary = true })))
+    local l = assert(ipc.listen("fifo:" .. path))
+    is_taken(path)
+    assert.are.same({ nil, "timeout", E.ETIMEDOUT }, { plain:recv(0) })
+    l:close()
+  end)
+
+  it("drops foreign text, once, and goes on", function()
+    local path = new_path()
+    local l <close> = assert(ipc.listen("fifo:" .. path))
+    local texts = { "GET / HTTP/1.0\\r\\n", "\\377\\377\\377\\377\\377", ("x"):rep(3000) }
+    for i, text in ipairs(texts) do
+      with.shell(("printf '%s' > %s"):format(text, path))
+      assert.are.same({ nil, "timeout", E.ETIMEDOUT }, { l:accept(0) })
+      assert.are.same({ nil, "timeout", E.ETIMEDOUT }, { l:accept(0.01) })
+      assert.are.equal(i, l:stats().refused)
+      assert.are.same({ nil, "timeout", E.ETIMEDOUT }, { ipc.poll({ l }, 0) }) -- does not spin
+      is_taken(path)
+    end
+    local child = with.fork(function()
+      local server <close> = assert(ipc.connect("fifo:" .. path, { timeout = PATIENCE }))
+      return (server:recv(PATIENCE))
+    end)
+    local client <close> = assert(l:accept(PATIENCE))
+    assert(client:send "still here")
+    assert.are.same({ true, "still here" }, { child:wait(PATIENCE) })
+  end)
+
+  it("sees the end of a client that dies in the handshake", function()
+    local path = new_path()
+    local l <close> = assert(ipc.listen("fifo:" .. path))
+    local lobby <close> = assert(ipc.fifo(path, "w", { create = false }))
+    local down = with.close(assert(ipc.fifo(path .. ".a-1.down", "r")))
+    local spare = with.close(assert(ipc.fifo(path .. ".a-1.up", "r")))
+    local up = with.close(assert(ipc.fifo(path .. ".a-1.up", "w")))
+    assert(lobby:put { "a-1" })
+    local client <close> = assert(l:accept(PATIENCE))
+    down:close() -- as its death does
+    spare:close()
+    up:close()
+    assert.are.same({ nil, "closed", E.EPIPE }, { client:recv(PATIENCE) })
+    assert.are.equal(path .. "\n", names(path))
+  end)
+
+  it("clears what a client left that was killed in the handshake", function()
+    local path = new_path()
+    local l <close> = assert(ipc.listen("fifo:" .. path))
+    local child = with.fork(function() return ipc.connect("fifo:" .. path, { timeout = PATIENCE }) end)
+    assert(ipc.poll({ l }, PATIENCE))
+    child:kill "KILL"
+    child:wait(PATIENCE)
+    assert.are.same({ nil, "timeout", E.ETIMEDOUT }, { l:accept(0) })
+    assert.are.equal(1, l:stats().refused)
+    assert.are.equal(path .. "\n", names(path))
+  end)
+
+  it("a connect that raises or is dropped leaves no name", function()
+    local path = new_path()
+    local l <close> = assert(ipc.listen("fifo:" .. path))
+    assert.are.equal("fifo:" .. path, l:address())
+    local scheduler = require("spec.support.scheduler").new()
+    local task = scheduler:go(function() ipc.connect("fifo:" .. path) end)
+    scheduler:step()
+    local _, lines = names(path):gsub("\n", "")
+    assert.are.equal(3, lines) -- it waits for its welcome
+    scheduler:drop(task)
+    assert(coroutine.close(task))
+    ipc.scheduler(nil)
+    assert.are.equal(path .. "\n", names(path))
+    ipc.scheduler {
+      is_task = function() return true end, wait = function() error "not now" end,
+      cancel = function() end,
+    }
+    local ok, problem = coroutine.wrap(pcall)(ipc.connect, "fifo:" .. path, { timeout = PATIENCE })
+    ipc.scheduler(nil)
+    assert.is_false(ok)
+    assert.matches("not now", problem)
+    assert.are.equal(path .. "\n", names(path))
+  end)
+
+  it("takes over what a killed one left, and removes it", function()
+    local path = new_path()
+    local child = with.fork(function()
+      local l = assert(ipc.listen("fifo:" .. path))
+      ipc.parent:send "listens"
+      ipc.parent:recv(PATIENCE)
+      l:close()
+    end)
+    assert.are.equal("listens", (child:recv(PATIENCE)))
+    is_taken(path)
+    child:kill "KILL"
+    child:wait(PATIENCE)
+    local l = assert(ipc.listen("fifo:" .. path))
+    l:close()
+    -- Without a claim nobody knows that it is not somebody else's by now.
+    assert.are.equal(CLAIMS and "" or path .. "\n", names(path))
+    os.remove(path)
+  end)
+end)

@@ -1,14 +1,16 @@
 /* Messages that go one way between two processes, in raw C; prints ns a
- * message. The receiver answers once for each batch. Arguments: pipe | packets
- * | stream | seqpacket, blocking | learning, across | one (cores), seconds,
- * small (64 bytes, a system call each) | many (64 bytes, gathered into one
- * write) | large (1 MiB). */
+ * message. The receiver answers once for each batch. Arguments: pipe | fifo |
+ * packets | stream | seqpacket | datagram | tcp | udp | sysv | mqueue, blocking
+ * | learning, across | one (cores), seconds, small (64 bytes, a system call
+ * each) | many (64 bytes, gathered into one write) | large (1 MiB) | there
+ * (sysv: 64 bytes, within one process, the receiving alone). */
 #include "raw.h"
 
 enum {
   SMALLS = 10240, /* messages in a batch */
   LARGES = 16,
-  GATHER = 512 /* messages in one write of "many" */
+  THERES = 128, /* fit into a System V queue */
+  GATHER = 512  /* messages in one write of "many" */
 };
 
 static size_t size_each = RAW_SMALL, count = SMALLS;
@@ -51,6 +53,18 @@ static void batch_many(End *e) {
   raw_expect(e, 1);
 }
 
+static End receiver;
+
+static void batch_there(End *e) {
+  char message[RAW_SMALL] = "x";
+  int64_t start = raw_now();
+  for (size_t i = 0; i < count; i++)
+    raw_send(e, message, sizeof message);
+  raw_aside = raw_now() - start;
+  for (size_t i = 0; i < count; i++)
+    raw_expect(&receiver, sizeof message);
+}
+
 int main(int argc, char **argv) {
   End mine, its;
   if (argc != 6)
@@ -63,8 +77,18 @@ int main(int argc, char **argv) {
   raw_pair(&mine, &its, argv[1], !strcmp(argv[2], "learning"), large);
   if (many && mine.packets)
     return puts("one at a time"), EXIT_FAILURE;
-  if (large && mine.packets && !mine.socket)
+  if (large && mine.packets && (mine.by != RAW_SOCKET || mine.lossy))
     return puts("too large"), EXIT_FAILURE;
+  if (mine.lossy)
+    return puts("may get lost"), EXIT_FAILURE;
+  if (!strcmp(argv[5], "there")) {
+    receiver = its;
+    count = THERES;
+    alarm(RAW_PATIENCE);
+    raw_pin(0);
+    raw_measure(batch_there, &mine, count, strtod(argv[4], NULL));
+    return EXIT_SUCCESS;
+  }
   pid_t child = raw_fork(&mine, &its, argv[3], serve);
   raw_measure(many ? batch_many : batch, &mine, count, strtod(argv[4], NULL));
   return raw_join(child, &mine);

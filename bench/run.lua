@@ -17,39 +17,72 @@ local BUILD = "build/bench/"
 -- What raw C calls it.
 local RAW = {
   ["pipe"] = "pipe",
+  ["fifo"] = "fifo",
+  ["fifo, with its lock"] = "fifo",
   ["pipe, packets"] = "packets",
   ["unix stream"] = "stream",
   ["unix seqpacket"] = "seqpacket",
+  ["unix datagram"] = "datagram",
+  ["tcp"] = "tcp",
+  ["udp"] = "udp",
+  ["System V queue"] = "sysv",
+  ["POSIX queue"] = "mqueue",
 }
+
+-- Ways to use a mechanism that cost something else.
+local MORE = { { name = "fifo, with its lock", address = "fifo?writers=2", of = "fifo" } }
 
 -- `raw`: at most so many times raw C's time; `python`: at least so many times
 -- faster than python3; `most`: at most so much on the reference machine (two
--- cores of a virtual machine, Linux 6.18), where there is no such raw C.
+-- cores of a virtual machine, Linux 6.18), where there is no such raw C;
+-- `beside`: at most so many times the time of another mechanism's raw C.
 local SECTIONS = {
   {
     title = "Round trip of 64 bytes, across cores",
     unit = "us", work = "pingpong", place = "across", against = "learning", python = 12,
-    raw = { pipe = 1.25, ["pipe, packets"] = 1.25, ["unix stream"] = 1.2, ["unix seqpacket"] = 1.2 },
+    raw = {
+      fifo = 1.25, pipe = 1.25, ["pipe, packets"] = 1.25, ["unix stream"] = 1.2, ["unix seqpacket"] = 1.2,
+      ["unix datagram"] = 1.2, tcp = 1.15, udp = 1.2, ["POSIX queue"] = 1.25,
+    },
+    beside = { ["System V queue"] = { "pipe", 1.25 } },
   },
   {
     title = "Round trip of 64 bytes, on one core",
     unit = "us", work = "pingpong", place = "one", against = "learning", python = 1,
-    raw = { pipe = 1.25, ["pipe, packets"] = 1.25, ["unix stream"] = 1.2, ["unix seqpacket"] = 1.2 },
+    raw = {
+      fifo = 1.25, pipe = 1.25, ["pipe, packets"] = 1.25, ["unix stream"] = 1.2, ["unix seqpacket"] = 1.2,
+      ["unix datagram"] = 1.2, tcp = 1.15, udp = 1.2, ["POSIX queue"] = 1.25,
+    },
+    beside = { ["System V queue"] = { "pipe", 1.25 } },
   },
   {
     title = "One way, 64 bytes, send and recv, across cores",
     unit = "ns", work = "small", place = "across", python = 1,
-    raw = { pipe = 1.5, ["pipe, packets"] = 1.5, ["unix stream"] = 1.15, ["unix seqpacket"] = 1.25 },
+    raw = {
+      fifo = 1.5, pipe = 1.5, ["pipe, packets"] = 1.5, ["unix stream"] = 1.15, ["unix seqpacket"] = 1.25,
+      ["unix datagram"] = 1.25, tcp = 1.1, ["System V queue"] = 1.3, ["POSIX queue"] = 1.1,
+    },
   },
   {
     title = "One way, 64 bytes, sendmany and recvmany, across cores",
     unit = "ns", work = "many", place = "across",
-    most = { pipe = 130, ["unix stream"] = 110 },
+    most = { pipe = 130, fifo = 130, ["unix stream"] = 110, tcp = 120 },
   },
   {
     title = "One way, 1 MiB, across cores",
     unit = "us", work = "large", place = "across", python = 1,
-    raw = { pipe = 1.15, ["unix stream"] = 1.4, ["unix seqpacket"] = 1.8 },
+    raw = {
+      pipe = 1.15, fifo = 1.15, ["unix stream"] = 1.4, ["unix seqpacket"] = 1.8, ["unix datagram"] = 1.8,
+      tcp = 1.4,
+    },
+  },
+  {
+    -- "there": a recv with a timeout beside a msgrcv that would block; "wake":
+    -- round trips in which both sides sleep, beside a pipe's.
+    title = "System V queue: what is there, beside msgrcv; a wake-up, beside a pipe's",
+    unit = "us", work = "waiting", place = "across", needs = "sysv", rows = { "there", "wake" },
+    names = { there = "timed recv, is there", wake = "wake-up, spin = 0" },
+    raw = { there = 1.1, wake = 2 },
   },
   {
     title = "Making and closing",
@@ -68,7 +101,7 @@ local function quote(text)
 end
 
 -- What a program says instead of a number when the mechanism cannot do this.
-local EXCUSES = { ["too large"] = true, ["one at a time"] = true }
+local EXCUSES = { ["too large"] = true, ["one at a time"] = true, ["may get lost"] = true }
 
 local troubles = {} -- what else they said, each once
 
@@ -112,8 +145,22 @@ local function cells_of(section)
     end
     return cells
   end
+  if section.work == "waiting" then
+    cell("there", "blocking", BUILD .. "oneway sysv blocking one %s there", seconds)
+    cell("there", "ours", LUA .. " bench/channel.lua sysv there one %s", seconds)
+    cell("wake", "blocking", BUILD .. "pingpong pipe blocking across %s", seconds)
+    cell("wake", "ours", LUA .. " bench/channel.lua 'sysv?spin=0' pingpong across %s", seconds)
+    return cells
+  end
   section.rows = {}
+  local ways = {}
   for _, m in ipairs(ipc.mechanisms()) do
+    ways[#ways + 1] = m
+    for _, way in ipairs(MORE) do
+      ways[#ways + 1] = way.of == m.name and way or nil
+    end
+  end
+  for _, m in ipairs(ways) do
     section.rows[#section.rows + 1] = m.name
     local raw = RAW[m.name]
     for _, way in ipairs { "blocking", "learning" } do
@@ -180,7 +227,30 @@ local function verdict(section, row, met, text)
   return met and "met" or "short"
 end
 
-local LINE = "%-20s %9s %9s %9s %7s %-13s %9s %8s %s"
+local LINE = "%-21s %9s %9s %9s %7s %-13s %9s %8s %s"
+
+-- A row: the median times of `s`, and how `s.ours` compares to raw C and python.
+local function report_row(section, row, s, python, limit)
+  local raw = section.against and s[section.against] or faster(s.blocking, s.learning)
+  local x, times = ratio(s.ours, raw), ratio(python, s.ours)
+  local mine, per = median(s.ours), PER[section.unit]
+  local goal, goal2 = "", ""
+  local most = section.most and section.most[row]
+  if x and limit then
+    goal = ("<= %g %s"):format(limit,
+      verdict(section, row, x <= limit, ("%.2f x raw C, goal %g"):format(x, limit)))
+  elseif mine and most then
+    goal = ("%s <= %g %s"):format(section.unit, most,
+      verdict(section, row, mine / per <= most, ("%.0f, goal %g"):format(mine / per, most)))
+  end
+  if times and section.python and RAW[row] then
+    goal2 = (">= %g %s"):format(section.python, verdict(section, row, times >= section.python,
+      ("%.1f x faster than python, goal %g"):format(times, section.python)))
+  end
+  print((LINE:format((section.names or {})[row] or row, number(median(s.blocking), per),
+    number(median(s.learning), per), number(mine, per), number(x), goal,
+    number(median(python), per), number(times), goal2):gsub("%s+$", "")))
+end
 
 local function report(section, cells)
   local of, python = {}, {}
@@ -198,26 +268,13 @@ local function report(section, cells)
   print(LINE:format("", "raw C", "raw C", "", "x raw", "", "", "x faster", ""))
   print(LINE:format("", "blocking", "learning", "lua-ipc", "C", "goal", "python", "than it", "goal"))
   for _, row in ipairs(section.rows) do
-    local s = of[row]
-    local raw = section.against and s[section.against] or faster(s.blocking, s.learning)
-    local x, times = ratio(s.ours, raw), ratio(python, s.ours)
-    local mine, per = median(s.ours), PER[section.unit]
-    local goal, goal2 = "", ""
-    local limit, most = section.raw and section.raw[row], section.most and section.most[row]
-    if x and limit then
-      goal = ("<= %g %s"):format(limit,
-        verdict(section, row, x <= limit, ("%.2f x raw C, goal %g"):format(x, limit)))
-    elseif mine and most then
-      goal = ("%s <= %g %s"):format(section.unit, most,
-        verdict(section, row, mine / per <= most, ("%.0f, goal %g"):format(mine / per, most)))
+    report_row(section, row, of[row], python, section.raw and section.raw[row])
+    local beside = section.beside and section.beside[row]
+    local other = beside and of[beside[1]]
+    if other then
+      local s = { blocking = other.blocking, learning = other.learning, ours = of[row].ours }
+      report_row(section, row .. " / " .. beside[1], s, {}, beside[2])
     end
-    if times and section.python and RAW[row] then
-      goal2 = (">= %g %s"):format(section.python, verdict(section, row, times >= section.python,
-        ("%.1f x faster than python, goal %g"):format(times, section.python)))
-    end
-    print((LINE:format((section.names or {})[row] or row, number(median(s.blocking), per),
-      number(median(s.learning), per), number(mine, per), number(x), goal,
-      number(median(python), per), number(times), goal2):gsub("%s+$", "")))
   end
 end
 
@@ -235,9 +292,18 @@ if not os.execute "test -t 2" then
   progress = function() end
 end
 
+local function has(address)
+  for _, m in ipairs(ipc.mechanisms()) do
+    if m.address == address then
+      return true
+    end
+  end
+end
+
 local chosen = {}
 for _, section in ipairs(SECTIONS) do
-  local possible = section.place ~= "across" or ipc.cpus() > 1
+  local possible = (section.place ~= "across" or ipc.cpus() > 1) and
+    (not section.needs or has(section.needs))
   if possible and section.title:lower():find(wanted:lower(), 1, true) then
     chosen[#chosen + 1] = section
     section.cells = cells_of(section)

@@ -330,6 +330,7 @@ for _, row in ipairs(rooms) do
         assert(w:sendmany { "1", "2", "3" })
         assert.are.equal("1", r:recv())
         local list = assert(r:recvmany(1000, math.huge))
+        if os.getenv "IPC_FAULT_RATE" and #list == 1 then list[2] = r:recv() end -- a short read
         assert.are.same({ "2", "3" }, list)
       end)
     end)

@@ -257,7 +257,7 @@ static int poll_kernel(State *S, Entry *e, int count, Nanos deadline,
       return ENOMEM;
   int err = ipc_sleep(S, S->polls.size / sizeof(struct pollfd),
                       poll_nap(e, count, deadline));
-  if (err && err != ETIMEDOUT)
+  if (err && err != ETIMEDOUT && err != EINTR)
     return err;
   const char *at = S->polls.bytes;
   for (int i = 0; i < count; i++) {

@@ -10,9 +10,6 @@ for _, row in ipairs {
   local server, why = fault.sure(ipc.open, row[1], "rw", { timeout = 5 })
   assert(server, why)
   local where = fault.sure(server.address, server)
-  if row[1]:find "datagram" then
-    where = where .. "?type=datagram"
-  end
   local client, lost = fault.sure(ipc.connect, where, { timeout = 5, bind = row[2] })
   assert(client, lost)
   for i, text in ipairs { "", "one", ("x"):rep(2000) } do

@@ -7,9 +7,6 @@ for _, address in ipairs { "unix:" .. path, "unix:" .. path .. "?type=seqpacket"
   local l, why = fault.sure(ipc.listen, address, { timeout = 5 })
   assert(l, why)
   local where = fault.sure(l.address, l)
-  if address:find "seqpacket" then
-    where = where .. "?type=seqpacket"
-  end
   local c, s
   for _ = 1, 3 do -- one whose options could not be set is dropped, here or there
     local lost, none

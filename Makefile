@@ -21,9 +21,15 @@ CORE    = $(BUILD)/ipc/core.so
 SOURCES = $(sort $(wildcard src/*.c))
 HEADERS = $(wildcard src/*.h)
 OBJECTS = $(SOURCES:src/%.c=$(BUILD)/obj/%.o)
-EXTRA_C = $(wildcard spec/*/*.[ch] bench/*.[ch])
+EXTRA_C = $(wildcard spec/*/*.[ch] bench/*.[ch] bench/peers/*.[ch] bench/peers/*.cpp)
 FAULTS  = $(patsubst %.c,$(BUILD)/fault/%.so,$(notdir $(wildcard spec/fault/*.c)))
-HELPERS = $(patsubst %.c,$(BUILD)/spec/%.so,$(notdir $(wildcard spec/support/*.c)))
+# Those with a main are programs, the others modules.
+STORM_C = $(filter-out spec/storm/ring.c,$(wildcard spec/storm/*.c)) # that is built by spec/storm/arch
+STORM_P = $(if $(STORM_C),$(shell grep -lw '^int main' $(STORM_C)))
+STORMS  = $(STORM_P:spec/storm/%.c=$(BUILD)/storm/%) \
+          $(patsubst spec/storm/%.c,$(BUILD)/storm/%.so,$(filter-out $(STORM_P),$(STORM_C)))
+HELPERS = $(patsubst %.c,$(BUILD)/spec/%.so,$(filter-out joiner.c,$(notdir $(wildcard spec/support/*.c)))) \
+          $(BUILD)/spec/joiner
 FUZZERS = $(patsubst %.c,$(BUILD)/fuzz/%,$(notdir $(wildcard spec/fuzz/*.c)))
 
 # Lua finds this checkout before anything installed, from any directory. busted
@@ -61,6 +67,10 @@ $(BUILD)/spec/%.so: spec/support/%.c | need
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -fPIC $(WARN) $(INCLUDE) $(SHARED) -o $@ $<
 
+$(BUILD)/spec/joiner: spec/support/joiner.c | need # or nothing, where its system calls are not
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(WARN) -o $@ $< $(if $(filter Linux,$(shell uname)),,|| true)
+
 bench: build ## measure (BENCH=bench/values.lua for one, ARGS=...)
 	$(LUA) $(BENCH) $(ARGS)
 
@@ -96,6 +106,28 @@ $(BUILD)/fault/%.so: spec/fault/%.c spec/fault/caller.h | need
 	@mkdir -p $(@D)
 	$(CC) -O1 -g -fPIC $(WARN) $(INCLUDE) -shared -o $@ $< -ldl -pthread
 
+storm: build $(STORMS) ## kill, stop and race processes in shared memory (LONG=1 for all of it)
+	LUA=$(LUA) BUILD=$(BUILD) spec/storm/run $(if $(LONG),--long) $(ARGS)
+
+$(BUILD)/storm/%.so: spec/storm/%.c | need
+	@mkdir -p $(@D)
+	$(CC) -O1 -g -fPIC $(WARN) $(INCLUDE) $(SHARED) -o $@ $< -pthread
+
+$(BUILD)/storm/%: spec/storm/%.c | need
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(WARN) $(INCLUDE) -o $@ $< -pthread
+
+storm-arch: need ## the ring on other machines and C libraries, as far as they are here (LONG=1: all)
+	LONG=$(LONG) spec/storm/arch $(ARGS)
+
+storm-asan: need # one program of spec/storm (STORM=scribble) with the core under the sanitizers
+	@rm -f $(REPORT).*
+	@$(MAKE) -s build BUILD=build/asan CFLAGS='$(SANITIZE)'
+	@if [ -f spec/storm/$(STORM).c ]; then $(MAKE) -s build/storm/$(STORM); fi
+	@LUA_CPATH='$(CURDIR)/build/asan/?.so;;' STORM_ASAN=1 LD_PRELOAD="$(LIBSAN)" \
+	ASAN_OPTIONS=log_path=$(REPORT):detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1:log_path=$(REPORT) \
+	$(LUA) spec/storm/$(STORM).lua; status=$$?; ! cat $(REPORT).* 2>/dev/null && exit $$status
+
 fuzz: $(FUZZERS:=.run) ## fuzz the decoders, SECONDS=20 each
 
 $(FUZZERS:=.run): %.run: %
@@ -107,6 +139,9 @@ $(BUILD)/fuzz/%: spec/fuzz/%.c $(SOURCES) $(HEADERS) $(wildcard spec/fuzz/*.h) |
 	@mkdir -p $(@D)
 	clang -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -Isrc \
 	  $(INCLUDE) -o $@ $(filter %.c,$^) $(if $(filter %lua5.4,$(INCLUDE)),-llua5.4,-llua) -lm -ldl -pthread
+
+model: need ## the ring as a model, every order of its steps (LONG=1 for more)
+	spec/storm/model $(ARGS)
 
 # Other C libraries and machines: they compile. Debian's lua.h includes a file
 # from the native machine's directory, hence the -idirafter.
@@ -180,5 +215,5 @@ help: ## this list
 -include $(OBJECTS:.o=.d)
 
 .SECONDARY: $(FUZZERS)
-.PHONY: build need demo test bench doc all format portable asan valgrind fault fuzz musl m32 cross \
-  lint $(LINTS:%=lint-%) rockspec install uninstall clean help $(FUZZERS:=.run)
+.PHONY: build need demo test bench doc all format portable asan valgrind fault storm storm-arch storm-asan fuzz \
+  model musl m32 cross lint $(LINTS:%=lint-%) rockspec install uninstall clean help $(FUZZERS:=.run)

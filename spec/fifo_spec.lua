@@ -426,6 +426,7 @@ describe("the end of a fifo", function()
       local r = assert(ipc.fifo(path, "r", { keepalive = true }))
       ipc.parent:send "open"
       r:recv(LIMIT)
+      ipc.parent:recv(LIMIT)
     end)
     assert(child:recv())
     local w = fifo(path, "w")

@@ -1,4 +1,5 @@
--- Listening and connecting where the mechanism has neither: FIFOs and queues.
+-- Listening and connecting where the mechanism has neither: FIFOs, queues and
+-- shared memory.
 local ipc = require "ipc"
 local peer = require "spec.support.peer"
 local with = require "spec.support.with"
@@ -13,7 +14,8 @@ local function unique()
   return ("%d-%d"):format(ipc.pid(), count)
 end
 
--- scheme -> a new address, and the names in the system that belong to it.
+-- scheme -> a new address, and the names in the system that belong to it. `lobby`:
+-- clients say hello where anybody may write.
 local schemes = {
   {
     name = "fifo",
@@ -21,7 +23,7 @@ local schemes = {
     leftovers = function()
       return (with.shell(("ls -d /tmp/ipc-rendezvous-%d-* 2>/dev/null"):format(ipc.pid())))
     end,
-    liveness = true,
+    liveness = true, lobby = true,
   },
   {
     name = "sysv",
@@ -32,11 +34,21 @@ local schemes = {
     leftovers = function()
       return (with.shell(("awk '$8 == %d || $9 == %d' /proc/sysvipc/msg 2>/dev/null"):format(ipc.pid(), ipc.pid())))
     end,
+    lobby = true,
   },
   {
     name = "mqueue",
     address = function() return "mqueue:/ipc-rendezvous-" .. unique() end,
     leftovers = function() return "" end, -- not listed anywhere; see the limit below
+    lobby = true,
+  },
+  {
+    name = "shm",
+    address = function() return "shm:/ipc-rendezvous-" .. unique() end,
+    leftovers = function()
+      return (with.shell(("ls -A /dev/shm /tmp | grep ipc-rendezvous-%d-"):format(ipc.pid())))
+    end,
+    liveness = true,
   },
 }
 
@@ -129,7 +141,9 @@ for _, scheme in ipairs(schemes) do
         assert.are.equal(1, l:stats().refused)
       end)
 
-      it("what is no hello is refused, whatever it is", function()
+      local lobby_it = scheme.lobby and it or function() end
+
+      lobby_it("what is no hello is refused, whatever it is", function()
         local address = scheme.address()
         local l = close(assert(ipc.listen(address)))
         local lobby = close(assert(ipc.open(address, "w", { create = false })))
@@ -204,7 +218,7 @@ for _, scheme in ipairs(schemes) do
         assert.are.same({ nil, "closed", E.EPIPE }, { l:address() })
       end)
 
-      it("accept looks at its deadline after each that it refuses", function()
+      lobby_it("accept looks at its deadline after each that it refuses", function()
         local address = scheme.address()
         local l = close(assert(ipc.listen(address)))
         local lobby = close(assert(ipc.open(address, "w", { create = false })))
@@ -508,3 +522,166 @@ describe("a listener of fifo", function()
     os.remove(path)
   end)
 end)
+
+if has.shm then
+  describe("a listener of shm", function()
+    after_each(with.cleanup)
+
+    -- Connects without this library's own idea of what comes then.
+    local function knock(l)
+      local name = l:address():match ":/(.*)"
+      local socket = with.close(assert(ipc.connect("unix:/dev/shm/." .. name .. ".listen", { handles = 2 })))
+      socket:settimeout(PATIENCE)
+      return socket
+    end
+
+    local function listen(options)
+      local l = assert(ipc.listen("shm:/ipc-rendezvous-" .. unique(), options))
+      with.close(setmetatable({}, { __gc = function() l:close() end }))
+      return l
+    end
+
+    local function serve(l)
+      local address = l:address()
+      local child = with.fork(function()
+        local server <close> = assert(ipc.connect(address, { timeout = PATIENCE }))
+        for message in server:messages() do server:send(message) end
+        return "ended"
+      end)
+      return child, with.close(assert(l:accept(PATIENCE)))
+    end
+
+    it("gives the rings the options of the listener", function()
+      local l = listen { size = 100, count = 40, timeout = PATIENCE }
+      local child, client = serve(l)
+      assert.are.equal(100, client:maxsize())
+      assert(client:send(("x"):rep(100)))
+      assert.are.equal(("x"):rep(100), client:recv())
+      assert.error_matches(function() ipc.listen("shm:/x", { lease = 1 }) end, "bad argument #2 to 'listen' .-lease")
+      client:close()
+      assert.are.same({ true, "ended" }, { child:wait(PATIENCE) })
+    end)
+
+    it("tells a client that asks for more than its rings carry", function()
+      local l = listen { size = 100, count = 40 }
+      local address = l:address()
+      local child = with.fork(function()
+        local server, message, errno = ipc.connect(address, { timeout = PATIENCE, maxsize = 1000 })
+        return server == nil, message, errno
+      end)
+      local client = with.close(assert(l:accept(PATIENCE)))
+      local ok, none, message, errno = child:wait(PATIENCE)
+      assert.are.same({ true, true, E.EMSGSIZE }, { ok, none, errno })
+      assert.matches("maxsize is 1000, but its messages have 100 bytes", message)
+      assert.are.same({ nil, "closed", E.EPIPE }, { client:recv(PATIENCE) })
+    end)
+
+    it("is not held by a client that never reads, nor by one that went", function()
+      local l = listen()
+      local silent = knock(l)
+      knock(l):close()
+      local one = with.close(assert(l:accept(PATIENCE)))
+      local child, other = serve(l) -- behind the one that went
+      assert(other:send "there?")
+      assert.are.equal("there?", (other:recv(PATIENCE)))
+      silent:close()
+      assert.are.same({ nil, "closed", E.EPIPE }, { one:recv(PATIENCE) })
+      other:close()
+      assert.are.same({ true, "ended" }, { child:wait(PATIENCE) })
+    end)
+
+    it("keeps nothing open of clients that went, whenever they did", function()
+      local l = listen()
+      local before = with.descriptors()
+      for i = 1, 60 do
+        local socket = knock(l)
+        if i % 3 == 0 then socket:close() end -- before it is accepted
+        local client = l:accept(0)
+        if i % 3 == 1 then
+          for _, side in ipairs(assert(socket:get())) do side:close() end
+        end
+        socket:close() -- what it did not read goes with it
+        if client then
+          assert.are.same({ nil, "closed", E.EPIPE }, { client:recv(PATIENCE) })
+          client:close()
+        end
+      end
+      local stats = l:stats()
+      assert.are.equal(60, stats.accepted + stats.refused)
+      assert.are.equal(before, with.descriptors())
+    end)
+
+    it("gives two ends to whoever reads them, and no more than that", function()
+      local l = listen()
+      local socket = knock(l)
+      local client = with.close(assert(l:accept(PATIENCE)))
+      local ends = assert(socket:get())
+      assert.are.equal(2, #ends)
+      assert(ends[2]:send "question")
+      assert.are.equal("question", (client:recv(PATIENCE)))
+      assert(client:send "answer")
+      assert.are.equal("answer", (ends[1]:recv(PATIENCE)))
+      assert.error_matches(function() ends[1]:send "x" end, "receives")
+      assert.are.same({ nil, "closed", E.EPIPE }, { socket:get() })
+      with.close(ends[1], ends[2])
+    end)
+
+    it("is not mistaken for one by a client of something else", function()
+      local name = "ipc-rendezvous-" .. unique()
+      local l <close> = assert(ipc.listen("unix:/dev/shm/." .. name .. ".listen", { handles = 2 }))
+      local r, w = ipc.pipe()
+      for _, welcome in ipairs { true, 7, {}, { 1, 2 }, { r, w } } do
+        local child = with.fork(function()
+          return select(3, ipc.connect("shm:/" .. name, { timeout = PATIENCE }))
+        end)
+        local socket <close> = assert(l:accept(PATIENCE))
+        assert(socket:put(welcome))
+        assert.are.same({ true, E.EPROTO }, { child:wait(PATIENCE) })
+      end
+    end)
+
+    it("refuses a name where somebody listens, takes over a killed one's", function()
+      local address = "shm:/ipc-rendezvous-" .. unique()
+      local child = with.fork(function()
+        local l = assert(ipc.listen(address))
+        ipc.parent:send "listens"
+        ipc.parent:recv(PATIENCE)
+        l:close()
+      end)
+      assert.are.equal("listens", (child:recv(PATIENCE)))
+      assert.are.equal(E.EADDRINUSE, (select(3, ipc.listen(address))))
+      child:kill "KILL"
+      child:wait(PATIENCE)
+      assert(ipc.listen(address)):close()
+      local _, _, errno = ipc.connect(address)
+      assert.are.equal(E.ENOENT, errno)
+    end)
+
+    it("knows its clients by their user", function()
+      local l = listen { allow_uids = { 4242424 } }
+      local socket = knock(l)
+      assert.are.same({ nil, "timeout", E.ETIMEDOUT }, { l:accept(0.01) })
+      assert.are.equal(1, l:stats().refused)
+      assert.are.same({ nil, "closed", E.EPIPE }, { socket:get() })
+    end)
+
+    it("keeps a client for which no descriptor was free", function()
+      local l = listen { timeout = PATIENCE }
+      local address = l:address()
+      local child = with.fork(function()
+        local server <close> = assert(ipc.connect(address, { timeout = PATIENCE }))
+        return (server:recv(PATIENCE))
+      end)
+      assert(ipc.poll({ l }, PATIENCE))
+      local queue = ipc.queue
+      ipc.queue = function() return nil, "no more", E.EMFILE end
+      local answer = { l:accept(PATIENCE) }
+      ipc.queue = queue
+      assert.are.same({ nil, "no more", E.EMFILE }, answer)
+      assert.is_true(assert(ipc.poll({ l }, 0))[l])
+      local client = with.close(assert(l:accept(0)))
+      assert(client:send "after all")
+      assert.are.same({ true, "after all" }, { child:wait(PATIENCE) })
+    end)
+  end)
+end

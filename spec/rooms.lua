@@ -9,8 +9,14 @@
 -- `keeps_writer`: so does a writer; `options`: open takes options; `remote`: the
 -- end ("reader" or "writer") that is in another process, behind a proxy;
 -- `lossy`: what does not fit is dropped instead of waited for; `late`: that the
--- receiver has gone is told by a later send; `answers`: a message's tag is where
--- it came from, what is sent with it goes there;
+-- receiver has gone ("killed": that it was killed) is told by a later send;
+-- `memory`: what pollfd tells is not where the messages are; `sole`: each end is
+-- made for one handle, which dup says; `answers`: a message's tag is where
+-- it came from, what is sent with it goes there; `every`: each receiver gets
+-- every message; `counts`: the tag is how many of them it lost; `tells`: who
+-- sends is told that nobody receives any more (as `ends` unless said);
+-- `schedules`: open runs a scheduler of its own, so it is not tried under
+-- another one (what it opens is as another row's);
 -- `open(options)` -> the end that tests receive from, the one they send to.
 local ipc = require "ipc"
 
@@ -35,6 +41,9 @@ local function add(row)
   end
   if row.ends == nil then
     row.ends = row.can.liveness
+  end
+  if row.tells == nil then
+    row.tells = row.ends
   end
   row.options = row.options ~= false
   rooms[#rooms + 1] = row
@@ -164,6 +173,37 @@ local function named(address, more)
   end
 end
 
+-- ---- shared memory and mapped files
+
+local RING <const> = { capacity = 64 << 10 } -- tests fill it
+
+local function queue(more)
+  return function(options) return ipc.queue(with(options, with(RING, more or {}))) end
+end
+
+-- A side made for one has no second.
+local sole = mechanism["shared memory"]
+  and with(mechanism["shared memory"].capabilities, { many_readers = false, many_writers = false })
+
+-- What the collector or a kill left: neither removes names.
+local left = setmetatable({ pid = ipc.pid() }, { __gc = function(list)
+  for _, path in ipairs(list.pid == ipc.pid() and list or {}) do os.remove(path) end
+end })
+
+-- Two handles on one name.
+local function ring(constructor, format)
+  return function(options)
+    names = names + 1
+    local name = format:format(ipc.pid(), paths, names)
+    local all = with(options, RING)
+    local r, message, errno = ipc[constructor](name, "r", all)
+    if not r then return r, message, errno end
+    local w = assert(ipc[constructor](name, "w", all))
+    left[#left + 1] = (constructor == "shm" and "/dev/shm" or "") .. name
+    return r, w
+  end
+end
+
 local has_v6 = (function()
   local l = ipc.listen "tcp:[::1]:0"
   return l and l:close()
@@ -245,6 +285,48 @@ add {
   name = "System V queue by its number", mechanism = "System V queue", both = false, shares = true,
   open = numbered,
 }
+-- Who was killed told nobody: the kernel is asked now and then.
+local function memory(row)
+  row.late, row.memory = "killed", true
+  add(row)
+end
+
+memory { name = "queue in memory", mechanism = "shared memory", both = false, open = queue() }
+memory {
+  name = "queue in memory, one to one", mechanism = "shared memory", both = false,
+  can = sole, whole = true, sole = true, open = queue { writers = 1, readers = 1 },
+}
+memory { name = "queue in memory, leases", mechanism = "shared memory", both = false, open = queue { lease = true } }
+memory { name = "shared memory, both ways", mechanism = "shared memory", open = pair("shm", RING) }
+memory {
+  name = "shared memory by its name", mechanism = "shared memory", both = false, shares = true,
+  keeps_writer = true, open = ring("shm", "/ipc-rooms-%d-%p-%d"),
+}
+memory { name = "memory maps, both ways", mechanism = "memory map", open = pair("mmap", RING) }
+memory {
+  name = "memory map by its name", mechanism = "memory map", both = false, shares = true, keeps_writer = true,
+  open = ring("mmap", "/tmp/ipc-rooms-%d-%p-%d.ring"),
+}
+-- Each subscriber gets every message; how many it lost comes as the tag.
+local function broadcast(row)
+  row.mechanism, row.every, row.counts, row.tells = "broadcast", true, true, false
+  memory(row)
+end
+
+broadcast {
+  name = "broadcast", both = false, lossy = true,
+  open = function(options) return ipc.broadcast(with(options, RING)) end,
+}
+broadcast {
+  name = "broadcast, holding", both = false,
+  open = function(options) return ipc.broadcast(with(options, with(RING, { slow = "hold" }))) end,
+}
+broadcast { name = "broadcasts, both ways", both = true, open = pair("broadcast?slow=hold", RING) }
+broadcast {
+  name = "broadcast by its name", both = false, shares = true, keeps_writer = true, lossy = true,
+  open = ring("broadcast", "/ipc-rooms-%d-%p-%d.cast"),
+}
+
 add {
   name = "process, receiving from it", mechanism = "unix stream", room = "process",
   options = false, remote = "writer", open = process,
@@ -281,5 +363,29 @@ function rooms.find(name)
 end
 
 function rooms.is_proxy(object) return getmetatable(object) == Proxy end
+
+-- A client of shared memory waits until it is accepted: two tasks, one for each.
+local lobbies = 0
+
+local function handed_over(options)
+  lobbies = lobbies + 1
+  local address = ("shm:/ipc-rooms-%d-%p-%d"):format(ipc.pid(), rooms, lobbies)
+  local l <close>, why, errno = ipc.listen(address, options)
+  if not l then return l, why, errno end
+  local tasks = require("spec.support.scheduler").new()
+  local r, w
+  tasks:go(function() w, why, errno = ipc.connect(address, options) end)
+  tasks:go(function() r = assert(l:accept(20)) end)
+  tasks:run(20)
+  ipc.scheduler(nil)
+  if not w then return w, why, errno end
+  return r, w
+end
+
+add {
+  name = "shared memory, connected", mechanism = "shared memory", late = "killed", memory = true,
+  schedules = true,
+  open = handed_over,
+}
 
 return rooms

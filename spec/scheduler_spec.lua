@@ -4,6 +4,11 @@ local ipc = require "ipc"
 local rooms = require "spec.rooms"
 local with = require "spec.support.with"
 
+local tried = {}
+for _, row in ipairs(rooms) do
+  if not row.schedules then tried[#tried + 1] = row end
+end
+
 local E = ipc.errno
 local PATIENCE = with.patience
 local BIG = ("0123456789abcdef"):rep(1 << 16)
@@ -60,7 +65,7 @@ for _, kind in ipairs(schedulers) do
     it("a hundred of them, over every mechanism", function()
       local waiting, sums = 0, {}
       for i = 1, 50 do
-        local row = rooms[(i - 1) % #rooms + 1]
+        local row = tried[(i - 1) % #tried + 1]
         local r, w = open(row, row.options and { maxsize = 1000 } or nil) -- queues are few and small
         s:go(function()
           waiting = waiting + 1
@@ -78,7 +83,7 @@ for _, kind in ipairs(schedulers) do
       for i = 1, 50 do assert.are.equal(210 * i, sums[i]) end
     end)
 
-    for _, row in ipairs(rooms) do
+    for _, row in ipairs(tried) do
       describe(row.name .. ":", function()
         it("one waits, the others go on", function()
           local r, w = open(row)
@@ -678,7 +683,7 @@ for _, kind in ipairs(schedulers) do
     end
 
     it("the order is that of coming, whatever order the scheduler wakes them in", function()
-      for _, row in ipairs(rooms) do
+      for _, row in ipairs(tried) do
         if not row.remote and not row.lossy then
           local r, w = open(row)
           local got, sent, text = {}, {}, ("x"):rep(1000)

@@ -315,7 +315,7 @@ What went through the channel so far.
 @treturn table `sent`, `received` (messages), `bytes_sent`, `bytes_received`,
 `sleeps` (waits that had to sleep in the kernel), `strangers` (descriptors that
 came beside messages and that nobody asked for), `unsent` (accepted bytes still
-here)
+here), and what the mechanism adds
 */
 static int chan_stats(lua_State *L) {
   Chan *c = ipc_chan_self(L), *r = c->reader ? c->reader : c,
@@ -335,6 +335,13 @@ static int chan_stats(lua_State *L) {
     lua_pushinteger(L, (lua_Integer)rows[i].value);
     lua_setfield(L, -2, rows[i].name);
   }
+  Figure f;
+  for (unsigned i = 0;
+       ipc_handle_usable(&c->h) && c->ops->figure && c->ops->figure(c, i, &f);
+       i++) {
+    lua_pushinteger(L, (lua_Integer)f.value);
+    lua_setfield(L, -2, f.name);
+  }
   return 1;
 }
 
@@ -349,11 +356,12 @@ static int chan_dup(lua_State *L) {
   if (!ipc_handle_usable(&c->h))
     return ipc_handle_refuse(L, &c->h, "dup");
   int err = ENOTSUP;
+  c->why = NULL;
   if ((c->h.moves || c->h.shares) && c->ops->dup)
     err = c->rest.link ? EBUSY : c->ops->dup(L, c);
-  if (err == EBUSY)
-    return ipc_fail(L, c->h.ops->type, "dup", err, "bytes are on their way");
-  return err ? ipc_fail(L, c->h.ops->type, "dup", err, NULL) : 1;
+  if (err == EBUSY && !c->why)
+    c->why = "bytes are on their way";
+  return err ? ipc_fail(L, c->h.ops->type, "dup", err, c->why) : 1;
 }
 
 static const luaL_Reg chan_methods[] = {
@@ -450,6 +458,7 @@ Chan *ipc_duplex_push(lua_State *L, Chan *reader, Chan *writer) {
 
 static int duplex_dup(lua_State *L, Chan *c) {
   int err = c->reader->ops->dup(L, c->reader);
+  c->why = c->reader->why;
   if (err)
     return err;
   Chan *reader = lua_touserdata(L, -1);

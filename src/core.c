@@ -10,6 +10,7 @@
 #include "ipc.h"
 #include "msgpack.h"
 #include "os.h"
+#include "view.h"
 
 /***
  * Inter-process communication: every mechanism of the kernel behind the same
@@ -149,11 +150,10 @@ static int core_limits(lua_State *L) {
 
 /* A room's own table: what addresses and other modules reach it by. */
 static void core_room(lua_State *L, const Room *room) {
-  const luaL_Reg slots[] = {{"pair", room->pair},
-                            {"open", room->open},
-                            {"listen", room->listen},
-                            {"connect", room->connect},
-                            {"adopt", room->adopt}};
+  const luaL_Reg slots[] = {
+      {"pair", room->pair},     {"open", room->open},
+      {"listen", room->listen}, {"connect", room->connect},
+      {"place", room->place},   {"adopt", room->adopt}};
   lua_newtable(L);
   if (room->functions)
     luaL_setfuncs(L, room->functions, 0);
@@ -189,6 +189,7 @@ __attribute__((visibility("default"))) int luaopen_ipc_core(lua_State *L) {
   ipc_task_open(L);
   ipc_msgpack_open(L);
   ipc_chan_open(L);
+  ipc_view_open(L);
   lua_newtable(L); /* rooms */
   for (size_t i = 0; i < ROOMS; i++) {
     if (rooms[i]->setup)

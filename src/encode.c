@@ -4,6 +4,7 @@
  * in unpack.c. */
 #include "prefix.h"
 
+#include <errno.h>
 #include <lauxlib.h>
 #include <lua.h>
 #include <stdint.h>
@@ -13,6 +14,7 @@
 #include "encode.h"
 #include "msgpack.h"
 #include "put.h"
+#include "view.h"
 
 _Static_assert(sizeof(lua_Integer) == 8, "Lua integers of 64 bits");
 _Static_assert(sizeof(double) == 8, "IEEE 754 doubles");
@@ -188,11 +190,35 @@ static int encode_string(Encode *e, int index, int key) {
   return 1;
 }
 
+/* Its bytes as they are now. */
+static int encode_view(Encode *e, const View *v) {
+  if (!v->open)
+    return encode_refuse(e, "an ipc.view that has ended");
+  if (ipc_value_too_long(v->size))
+    return encode_refuse(e, "a view longer than 4294967295 bytes");
+  if (!encode_room(e, ENCODE_ROOM + v->size))
+    return 0;
+  char *p = put_bin(e->at, v->size);
+  int err = ipc_view_check(v);
+  if (!err && v->size) {
+    memcpy(p, v->bytes, v->size);
+    err = ipc_view_check(v);
+  }
+  if (err)
+    return encode_refuse(e, err == EFAULT ? "an ipc.view whose memory was lost"
+                                          : "an ipc.view of what is closed");
+  e->at = p + v->size;
+  return 1;
+}
+
 static int encode_userdata(Encode *e, int index, int key) {
   int type;
   size_t n;
   char bytes[PACK_FOREIGN];
   const char *s = ipc_ext_test(e->L, index, &type, &n);
+  const View *v = s || key ? NULL : ipc_view_test(e->L, index);
+  if (v)
+    return encode_view(e, v);
   if (!s && e->foreign && !key) {
     type = e->foreign->type;
     n = e->foreign->pack(e->L, index, e->foreign, bytes);

@@ -454,7 +454,9 @@ static void fifo_close(Handle *h, How how) {
 }
 
 /* In a child: the lock is the parent's, and so is the name. */
-static void fifo_forked(Handle *h) {
+static void fifo_forked(Handle *h, bool child) {
+  if (!child)
+    return;
   Fifo *f = (Fifo *)h;
   if (h->moves)
     return; /* it came with all that it has */

@@ -152,7 +152,7 @@ _Noreturn static void child_run(lua_State *L, int n, const Needs *b) {
     if (h->shares && h->channel)
       ipc_chan_end_rest((Chan *)h, 0); /* the parent sends it */
     if (h->ops->forked)
-      h->ops->forked(h);
+      h->ops->forked(h, true);
   }
   ipc_state_release(S, IPC_DROP);
   ipc_states_drop(S);
@@ -249,13 +249,20 @@ static void fork_rest(lua_State *L, Handle *h, const Birth *b) {
     ipc_chan_end_rest((Chan *)h, 0);
 }
 
+static void fork_over(Handle *h) {
+  if (h->kept && h->ops->forked)
+    h->ops->forked(h, false);
+  h->kept = false;
+}
+
 /* The end is in the child now: here it is no more. */
 static void fork_moved(lua_State *L, Handle *h, const Birth *b) {
-  if (h->kept && h->moves) {
+  bool moves = h->kept && h->moves;
+  fork_over(h);
+  if (moves) {
     lua_pushvalue(L, b->where);
     ipc_handle_moved(L, -2, (int)b->pid);
   }
-  h->kept = false;
 }
 
 /* Pushes " (x.lua:12)", the line that calls; its index. */
@@ -314,7 +321,7 @@ int ipc_fork_start(lua_State *L, int n, Birth *b) {
     err = fork_watch(b, &needs);
   if (err) {
     for (Handle *h = S->handles; h; h = h->next)
-      h->kept = false;
+      fork_over(h);
     needs_close(&needs);
     return err;
   }

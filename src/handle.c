@@ -55,6 +55,8 @@ static bool handle_ends(lua_State *L, const Handle *h) {
 
 int ipc_handle_watch(Handle *h, int want) {
   enum { NAP = 1000 }; /* us */
+  if (h->nap)          /* the op looks again by itself */
+    return -1;
   int fd = h->ops->descriptor(h, want);
   if (h->ops->arm && h->ops->arm(h, want) != 0) {
     h->nap = NAP;
@@ -277,6 +279,8 @@ static int handle_tostring(lua_State *L) {
     lua_pushfstring(L, "%s (moved to %d)", h->ops->type, h->moved);
   else if (!h || !h->open || h->closing)
     lua_pushfstring(L, "%s (closed)", h ? h->ops->type : "ipc");
+  else if (h->ops->descriptor(h, ipc_handle_interest(h)) < 0)
+    lua_pushfstring(L, "%s (open)", h->ops->type);
   else
     lua_pushfstring(L, "%s (%d)", h->ops->type,
                     h->ops->descriptor(h, ipc_handle_interest(h)));
@@ -363,15 +367,24 @@ void ipc_states_drop(const State *but) {
   ipc_os_unlock();
 }
 
+/* The next state of this thread, which no other takes from the list. */
+static State *state_after(const State *S) {
+  ipc_os_lock();
+  State *next = S ? S->next : states;
+  while (next && !pthread_equal(next->thread, pthread_self()))
+    next = next->next;
+  ipc_os_unlock();
+  return next;
+}
+
 /* The end of the program without lua_close: os.exit(). Other threads may still
  * run their states; a program that exits under its threads closes its own
  * thread's states only. */
 static void state_at_exit(void) {
-  ipc_os_lock();
-  for (State *S = states; S; S = S->next)
-    if (pthread_equal(S->thread, pthread_self()))
-      ipc_state_release(S, IPC_EXIT);
-  ipc_os_unlock();
+  /* Not under the lock, which rings take when they close: our thread's states
+   * stay in the list. */
+  for (State *S = state_after(NULL); S; S = state_after(S))
+    ipc_state_release(S, IPC_EXIT);
 }
 
 static void state_in_child(void) { ipc_generation++; }

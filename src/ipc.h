@@ -54,6 +54,7 @@ typedef struct Given {
   unsigned lead;    /* bytes of padding in front of each packet */
   size_t limit;     /* maxsize; the receiver's own bounds it */
   unsigned handles; /* that a message through it may bring */
+  unsigned place;   /* of a participant in shared memory: slot << 2 | roles */
 } Given;
 
 typedef struct HandleOps {
@@ -68,10 +69,10 @@ typedef struct HandleOps {
    * from time to time instead. NULL: there is nothing to start. */
   int (*arm)(Handle *h, int want);
 
-  /* The one op that blocks, for as long as it takes: of what has no descriptor,
-   * when there is nothing else to wait for. 0: look again. EINTR: a signal
-   * came. EAGAIN: not this time. NULL: never. */
-  int (*wait)(Handle *h, int want);
+  /* The one op that blocks: until `deadline` (of ipc_now; one that has passed:
+   * only looks, which may cost a system call). 0: look again. ETIMEDOUT. EINTR:
+   * a signal came. EAGAIN: not this time (poll instead). NULL: never. */
+  int (*wait)(Handle *h, int want, Nanos deadline);
 
   /* 0: the next call that waits for `want` will not have to. EAGAIN: it
    * would. With `ask_kernel` it may read ahead; without, it must not cross
@@ -85,9 +86,10 @@ typedef struct HandleOps {
    * found is in hand. NULL: there are none. */
   void (*forking)(Handle *h);
 
-  /* This is the child that a fork took it to. If it shares, what is in hand is
-   * the parent's, and so are threads. NULL: that changes nothing. */
-  void (*forked)(Handle *h);
+  /* The fork that took it along is over, or has failed. In the child: if it
+   * shares, what is in hand is the parent's, and so are threads. NULL: that
+   * changes nothing. */
+  void (*forked)(Handle *h, bool child);
 
   /* What it is made of, for another process: 0, EBUSY while bytes are on their
    * way. The descriptors stay the handle's. NULL: it cannot be passed. */
@@ -389,6 +391,11 @@ typedef struct Tags {
 
 typedef struct Chan Chan;
 
+typedef struct Figure {
+  const char *name;
+  uint64_t value;
+} Figure;
+
 typedef struct ChanOps {
   /* The next message, a view that stays valid until the next op on the
    * channel. It is there until `took` (of a stream, so many bytes). 0, EAGAIN,
@@ -421,6 +428,13 @@ typedef struct ChanOps {
   /* Pushes a second handle on the same thing; the only op that sees Lua, as
    * constructors do. Else an errno: EBUSY while bytes are read ahead. */
   int (*dup)(lua_State *L, Chan *c);
+
+  /* After recvmany took several: tells the sender of them at once. `took` did
+   * not, because of c->batch. NULL: nothing to do. */
+  void (*settle)(Chan *c);
+
+  /* The i-th of its own figures for stats; false: there is none. */
+  bool (*figure)(Chan *c, unsigned i, Figure *f);
 } ChanOps;
 
 #define IPC_LIMIT ((size_t)64 << 20) /* bytes of a message, by default */
@@ -447,9 +461,11 @@ struct Chan {
   Nanos linger;
   size_t limit; /* bytes a message may have */
   Spin spin[2];
-  int ended;  /* errno that receiving ends with, once found; 0 */
-  int failed; /* the same for sending */
-  int held;   /* an error that recvmany found after its last message; 0 */
+  int ended;       /* errno that receiving ends with, once found; 0 */
+  int failed;      /* the same for sending */
+  size_t batch;    /* messages that recvmany would take; else 0 */
+  const char *why; /* of an error that the system has no words for; or NULL */
+  int held;        /* an error that recvmany found after its last message; 0 */
   size_t held_size;
   bool stream;
   bool ahead;      /* reads ahead: ready(READ, false) tells what is buffered */
@@ -571,6 +587,7 @@ typedef struct Room {
   lua_CFunction open;         /* (rest, mode, options, scheme) -> a channel */
   lua_CFunction listen;       /* (rest, options, scheme) -> a listener */
   lua_CFunction connect;      /* (rest, options, scheme) -> a channel */
+  lua_CFunction place;        /* (rest, options) -> the file behind a name */
   /* (descriptor) -> a channel that owns it; on failure it is still the
    * caller's. */
   lua_CFunction adopt;

@@ -93,7 +93,9 @@ static int listener_give(Handle *h, Given *g) {
 }
 
 /* A child that shares it leaves the name to the parent. */
-static void listener_forked(Handle *h) {
+static void listener_forked(Handle *h, bool child) {
+  if (!child)
+    return;
   SocketListener *l = (SocketListener *)h;
   if (l->pending >= 0)
     close(l->pending);

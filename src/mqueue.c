@@ -115,7 +115,9 @@ static void mqueue_close(Handle *h, How how) {
 }
 
 /* What the parent has in hand or has made is the parent's. */
-static void mqueue_forked(Handle *h) {
+static void mqueue_forked(Handle *h, bool child) {
+  if (!child)
+    return;
   Mqueue *q = (Mqueue *)h;
   if (!h->moves) /* else it came with all that it has */
     q->whole = q->made = false;

@@ -227,10 +227,11 @@ int ipc_msgq_arm(Handle *h, int want) {
   return err;
 }
 
-/* As the thread waits, without one: two hops between threads less. */
-int ipc_msgq_wait(Handle *h, int want) {
+/* As the thread waits, without one: two hops between threads less. msgrcv(2)
+ * knows no deadline. */
+int ipc_msgq_wait(Handle *h, int want, Nanos deadline) {
   MsgQueue *q = (MsgQueue *)h;
-  if (want != IPC_READ || q->id < 0)
+  if (want != IPC_READ || q->id < 0 || deadline != IPC_FOREVER)
     return EAGAIN;
   int err = msgq_settle(q);
   if (err || q->c.ended || held_find(q, &q->want))
@@ -251,7 +252,9 @@ void ipc_msgq_forking(Handle *h) {
 
 /* In the child. An end came with all that it has. Of a named queue the parent's
  * messages in hand, its descriptor and its duty to remove are not ours. */
-void ipc_msgq_forked(Handle *h) {
+void ipc_msgq_forked(Handle *h, bool child) {
+  if (!child)
+    return;
   MsgQueue *q = (MsgQueue *)h;
   if (h->moves) {
     if (q->ends && !q->left && q->place >= 0)

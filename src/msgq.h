@@ -58,11 +58,11 @@ typedef struct MsgQueue {
 /* Slots of HandleOps and ChanOps. */
 int ipc_msgq_descriptor(const Handle *h, int want);
 int ipc_msgq_arm(Handle *h, int want);
-int ipc_msgq_wait(Handle *h, int want);
+int ipc_msgq_wait(Handle *h, int want, Nanos deadline);
 int ipc_msgq_ready(Handle *h, int want, bool ask_kernel);
 void ipc_msgq_close(Handle *h, How how);
 void ipc_msgq_forking(Handle *h);
-void ipc_msgq_forked(Handle *h);
+void ipc_msgq_forked(Handle *h, bool child);
 int ipc_msgq_recv(Chan *c, Message *m);
 void ipc_msgq_took(Chan *c, size_t size);
 int ipc_msgq_send(Chan *c, const Message *m);

@@ -253,6 +253,111 @@ int ipc_os_mqueue_remove(const char *name);
  */
 int ipc_os_mqueue_notify(int fd, int signal);
 
+/* --- memory that processes share: os_memory.c, and os_linux.c or os_posix.c
+ * for what only one of them has --- */
+
+/* Sleeps while *word is `value`, for at most `ns`, in memory that other
+ * processes may have mapped. 0: woken, changed or for no reason, look again.
+ * ETIMEDOUT, EINTR. Where the system knows nothing of words
+ * (IPC_WITHOUT=futex) it looks from time to time. */
+int ipc_os_word_wait(_Atomic uint32_t *word, uint32_t value, int64_t ns);
+
+/* The same by looking. */
+int ipc_os_word_look(const _Atomic uint32_t *word, uint32_t value, int64_t ns);
+
+/* Wakes one or all who sleep on it, in every process. */
+void ipc_os_word_wake(_Atomic uint32_t *word, bool all);
+
+/* Locks on bytes of a file, far behind its end, that belong to the open file
+ * description: the kernel drops them with its last descriptor, however that
+ * goes. Try only: 0; EAGAIN: another description has it. The descriptor must be
+ * able to write. */
+int ipc_os_byte_lock(int fd, uint64_t at);
+int ipc_os_byte_unlock(int fd, uint64_t at);
+
+/* Whether another description has a lock on one of `count` bytes: 0 and
+ * *held. */
+int ipc_os_byte_held(int fd, uint64_t at, uint64_t count, bool *held);
+
+/* Whether this system has such locks (IPC_WITHOUT=ofd: it has not). */
+bool ipc_os_has_byte_locks(void);
+
+/* A file without a name in this directory, read and write, close-on-exec, that
+ * ipc_os_link_file can give one. ENOTSUP: not here (IPC_WITHOUT=otmpfile). */
+int ipc_os_unnamed_file(const char *directory, unsigned permissions, int *fd);
+
+/* Gives it a name. EEXIST: there is one of that name. */
+int ipc_os_link_file(int fd, const char *path);
+
+/* Makes a file `size` bytes long and all of them there: writing to them cannot
+ * fail later. ENOSPC, EFBIG. */
+int ipc_os_allocate(int fd, uint64_t size);
+
+/* Where named memory lives: a directory that ends with a slash. */
+const char *ipc_os_memory_directory(void);
+
+/* A nameless file in memory that can be sealed; huge pages on request (the
+ * default size, *page is it then). ENOSYS where there is none, ENOTSUP where
+ * there are no huge pages. */
+int ipc_os_memory_sealable(bool huge, int *fd, size_t *page);
+
+/* Nobody can change its size from now on; whether that is so for sure. */
+int ipc_os_memory_seal(int fd);
+bool ipc_os_memory_sealed(int fd);
+
+/* Maps `head` + `ring` bytes of a file, and behind them its last `ring` bytes
+ * once more, so that what wraps does not. Both are multiples of the page.
+ * `populate`: faults are taken now. */
+int ipc_os_map_ring(int fd, size_t head, size_t ring, bool populate,
+                    void **base);
+void ipc_os_unmap_ring(void *base, size_t head, size_t ring);
+
+/* Asks for huge pages where the system can make them of ordinary ones. */
+void ipc_os_advise_huge(void *base, size_t size);
+
+/* From here to the end of the mapping a page that the file has lost (truncated,
+ * or no memory for it) becomes an empty one of our own and *damaged is set,
+ * instead of SIGBUS. NULL and ENOMEM; else what ipc_os_unguard takes. Others'
+ * handlers go on to see all other faults. */
+int ipc_os_guard(void *base, size_t size, _Atomic bool *damaged, void **guard);
+void ipc_os_unguard(void *guard);
+
+/* For loops that wait for another core: a moment, and little power. */
+static inline void ipc_os_pause(void) {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("yield");
+#endif
+}
+
+/* The core that runs us now, from 0; -1: not told. Cheap. */
+int ipc_os_core(void);
+
+/* Registers this process for ipc_os_barrier; false: there is none here
+ * (IPC_WITHOUT=membarrier). Cheap after the first time; again in a child. */
+bool ipc_os_barrier_join(void);
+
+/* A full fence, at once, on every core that runs a registered process. */
+void ipc_os_barrier(void);
+
+/* Moves a descriptor to 500 or above where there is room, so that programs that
+ * close all they do not know leave it alone; else it is as before. */
+int ipc_os_high(int *fd);
+
+/* Random bytes. */
+void ipc_os_random(void *bytes, size_t size);
+
+/* Descriptors that a child of fork(2) must not keep, because by them the kernel
+ * knows whether we live: closed there before anything else runs, except those
+ * that are kept for the time of one fork. */
+int ipc_os_fork_close(int fd);   /* 0 or ENOMEM */
+void ipc_os_fork_forget(int fd); /* before it is closed here */
+void ipc_os_fork_keep(int fd, bool keep);
+
+/* In the child: does so. Those that were kept are listed still. */
+void ipc_os_fork_done(void);
+
 /* Held around the list of states. */
 void ipc_os_lock(void);
 void ipc_os_unlock(void);

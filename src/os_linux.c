@@ -20,6 +20,7 @@
 #include <sys/msg.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -34,6 +35,9 @@
 #endif
 #ifndef RWF_NOWAIT
 #define RWF_NOWAIT 0x00000008 /* Linux 4.14 */
+#endif
+#ifndef MFD_HUGETLB
+#define MFD_HUGETLB 0x0004U /* Linux 4.14 */
 #endif
 #ifndef SYS_pidfd_open
 #define SYS_pidfd_open 434
@@ -366,6 +370,157 @@ int ipc_os_packet_room(int fd, size_t want, size_t *got) {
     return errno;
   *got = room > OVERHEAD ? (size_t)room - OVERHEAD : 0;
   return 0;
+}
+
+/* -------------------------------------------- memory that processes share */
+
+static atomic_int linux_futex = -1, linux_membarrier = -1;
+
+static bool linux_has_futex(void) {
+  int now = atomic_load_explicit(&linux_futex, memory_order_relaxed);
+  return now < 0 ? linux_tries(&linux_futex, ipc_os_without("futex")) : now;
+}
+
+enum { LINUX_FUTEX_WAIT = 0, LINUX_FUTEX_WAKE = 1 }; /* not process-private */
+
+/* On machines of 32 bits the older call has a time of 32 bits. */
+static long linux_word_wait(_Atomic uint32_t *word, uint32_t value,
+                            int64_t ns) {
+  struct timespec t = {(time_t)(ns / 1000000000), (long)(ns % 1000000000)};
+#ifdef SYS_futex_time64
+  if (sizeof(long) < sizeof(int64_t)) {
+    int64_t wide[2] = {ns / 1000000000, ns % 1000000000};
+    long n =
+        syscall(SYS_futex_time64, word, LINUX_FUTEX_WAIT, value, wide, NULL, 0);
+    if (n == 0 || errno != ENOSYS)
+      return n;
+#ifdef SYS_futex
+    int32_t narrow[2] = {wide[0] < INT32_MAX ? (int32_t)wide[0] : INT32_MAX,
+                         (int32_t)wide[1]};
+    return syscall(SYS_futex, word, LINUX_FUTEX_WAIT, value, narrow, NULL, 0);
+#endif
+  }
+#endif
+#ifdef SYS_futex
+  return syscall(SYS_futex, word, LINUX_FUTEX_WAIT, value, &t, NULL, 0);
+#else
+  (void)t;
+  return -1;
+#endif
+}
+
+int ipc_os_word_wait(_Atomic uint32_t *word, uint32_t value, int64_t ns) {
+  if (!linux_has_futex())
+    return ipc_os_word_look(word, value, ns);
+  if (linux_word_wait(word, value, ns > 0 ? ns : 0) == 0)
+    return 0;
+  switch (errno) {
+  case ETIMEDOUT:
+  case EINTR:
+    return errno;
+  case EAGAIN:
+  case EFAULT: /* the file has lost the page: whoever looks takes the fault */
+    return 0;
+  default: /* forbidden, seccomp(2) */
+    return ipc_os_word_look(word, value, ns);
+  }
+}
+
+void ipc_os_word_wake(_Atomic uint32_t *word, bool all) {
+#ifdef SYS_futex
+  const long number = SYS_futex;
+#else
+  const long number = SYS_futex_time64;
+#endif
+  if (linux_has_futex())
+    (void)syscall(number, word, LINUX_FUTEX_WAKE, all ? INT32_MAX : 1, NULL,
+                  NULL, 0);
+}
+
+/* membarrier(2); the numbers of its commands. A child of fork(2) is registered
+ * as its parent was: that is a property of the memory, and copied with it. */
+enum { LINUX_BARRIER = 1 << 1, LINUX_BARRIER_JOIN = 1 << 2 };
+
+static bool linux_barrier(int command) {
+#ifdef SYS_membarrier
+  return syscall(SYS_membarrier, command, 0, 0) == 0;
+#else
+  (void)command;
+  return false;
+#endif
+}
+
+bool ipc_os_barrier_join(void) {
+  int now = atomic_load_explicit(&linux_membarrier, memory_order_acquire);
+  if (now < 0) {
+    now = !ipc_os_without("membarrier") && linux_barrier(LINUX_BARRIER_JOIN);
+    atomic_store_explicit(&linux_membarrier, now, memory_order_release);
+  }
+  return now;
+}
+
+void ipc_os_barrier(void) { (void)linux_barrier(LINUX_BARRIER); }
+
+int ipc_os_core(void) { return sched_getcpu(); }
+
+int ipc_os_unnamed_file(const char *directory, unsigned permissions, int *fd) {
+  *fd = -1;
+  if (ipc_os_without("otmpfile"))
+    return ENOTSUP;
+  *fd = open(directory, O_TMPFILE | O_RDWR | O_CLOEXEC, (mode_t)permissions);
+  if (*fd >= 0)
+    return 0;
+  /* The last two: kernels that do not know the flag. */
+  return errno == EOPNOTSUPP || errno == EISDIR || errno == EINVAL ? ENOTSUP
+                                                                   : errno;
+}
+
+int ipc_os_link_file(int fd, const char *path) {
+  char from[32];
+  if (ipc_os_without("otmpfile"))
+    return ENOTSUP;
+  snprintf(from, sizeof from, "/proc/self/fd/%d", fd);
+  if (linkat(AT_FDCWD, from, AT_FDCWD, path, AT_SYMLINK_FOLLOW) == 0)
+    return 0;
+  int err = errno;
+  return err == ENOENT && access("/proc/self/fd", F_OK) ? ENOTSUP : err;
+}
+
+const char *ipc_os_memory_directory(void) { return "/dev/shm/"; }
+
+int ipc_os_memory_sealable(bool huge, int *fd, size_t *page) {
+  struct statfs s;
+  *fd = -1;
+  if (ipc_os_without("memfd"))
+    return ENOSYS;
+  *fd = memfd_create("ipc", MFD_CLOEXEC | MFD_ALLOW_SEALING |
+                                (huge ? MFD_HUGETLB : 0));
+  if (*fd < 0)
+    return huge && (errno == EINVAL || errno == ENOENT || errno == ENODEV)
+               ? ENOTSUP
+               : errno;
+  *page = (size_t)sysconf(_SC_PAGESIZE);
+  if (!huge)
+    return 0;
+  if (fstatfs(*fd, &s) == 0) {
+    *page = (size_t)s.f_bsize;
+    return 0;
+  }
+  int err = errno;
+  close(*fd);
+  *fd = -1;
+  return err;
+}
+
+enum { LINUX_SEALS = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL };
+
+int ipc_os_memory_seal(int fd) {
+  return fcntl(fd, F_ADD_SEALS, LINUX_SEALS) ? errno : 0;
+}
+
+bool ipc_os_memory_sealed(int fd) {
+  int seals = fcntl(fd, F_GET_SEALS);
+  return seals >= 0 && (seals & LINUX_SEALS) == LINUX_SEALS;
 }
 
 #else

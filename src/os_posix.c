@@ -8,7 +8,9 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <pthread.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/msg.h>
@@ -314,6 +316,71 @@ int ipc_os_packet_room(int fd, size_t want, size_t *got) {
     return errno;
   *got = room > 64 ? (size_t)room - 64 : 0;
   return 0;
+}
+
+/* -------------------------------------------- memory that processes share */
+
+int ipc_os_word_wait(_Atomic uint32_t *word, uint32_t value, int64_t ns) {
+  return ipc_os_word_look(word, value, ns);
+}
+
+void ipc_os_word_wake(_Atomic uint32_t *word, bool all) {
+  (void)word, (void)all;
+}
+
+bool ipc_os_barrier_join(void) { return false; }
+void ipc_os_barrier(void) {}
+int ipc_os_core(void) { return -1; }
+
+int ipc_os_unnamed_file(const char *directory, unsigned permissions, int *fd) {
+  (void)directory, (void)permissions;
+  *fd = -1;
+  return ENOTSUP;
+}
+
+int ipc_os_link_file(int fd, const char *path) {
+  (void)fd, (void)path;
+  return ENOTSUP;
+}
+
+static char posix_directory[256];
+
+static void posix_find_directory(void) {
+  static const char *const memory = "/dev/shm/";
+  struct stat st;
+  const char *folder = getenv("TMPDIR");
+  int n = -1;
+  if (stat(memory, &st) == 0 && S_ISDIR(st.st_mode))
+    folder = memory;
+  if (folder && *folder) {
+    bool slash = folder[strlen(folder) - 1] == '/';
+    n = snprintf(posix_directory, sizeof posix_directory, "%s%s", folder,
+                 slash ? "" : "/");
+  }
+  if (n < 0 || (size_t)n >= sizeof posix_directory)
+    memcpy(posix_directory, "/tmp/", sizeof "/tmp/");
+}
+
+const char *ipc_os_memory_directory(void) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  (void)pthread_once(&once, posix_find_directory);
+  return posix_directory;
+}
+
+int ipc_os_memory_sealable(bool huge, int *fd, size_t *page) {
+  (void)huge, (void)page;
+  *fd = -1;
+  return ENOSYS;
+}
+
+int ipc_os_memory_seal(int fd) {
+  (void)fd;
+  return ENOTSUP;
+}
+
+bool ipc_os_memory_sealed(int fd) {
+  (void)fd;
+  return false;
 }
 
 #else

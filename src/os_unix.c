@@ -392,6 +392,7 @@ static void unix_in_child(void) {
     orphans = o->next;
     free(o);
   }
+  ipc_os_fork_done();
   unix_calls.in_child();
 }
 

@@ -19,6 +19,7 @@
 static const char list_key; /* registry: collects handles while encoding */
 
 #define CARRIES "the message goes through it: pass its dup()"
+#define TWICE "it is there twice: pass its dup()"
 
 /* Whether h goes away with what self sends: itself or a part of it. What is not
  * all out then could not follow, and what it was sent for would be lost. */
@@ -70,18 +71,37 @@ size_t ipc_passing_pack(lua_State *L, int index, PackForeign *f,
   /* What cannot go now, or not so many, ipc_passing_gather finds out. */
   if (ipc_handle_usable(h))
     (void)h->ops->give(h, &g);
+  lua_Integer n = (lua_Integer)lua_rawlen(L, f->list) + 1;
+  for (lua_Integer i = 1; g.place && i < n; i++) {
+    lua_rawgeti(L, f->list, i);
+    bool same = lua_touserdata(L, -1) == (void *)h;
+    lua_pop(L, 1);
+    if (same) {
+      f->why = TWICE;
+      return 0;
+    }
+  }
+  if (g.place) { /* what the bytes say must hold when they go */
+    lua_pushinteger(L, (lua_Integer)g.place);
+    lua_rawseti(L, f->list, -n);
+  }
   char *at = bytes;
-  *at++ = (char)0x94; /* an array of four */
-  *at++ = (char)0xcc; /* uint 8 */
+  *at++ = (char)(g.place ? 0x95 : 0x94); /* an array of four, or five */
+  *at++ = (char)0xcc;                    /* uint 8 */
   *at++ = (char)f->descriptors;
   at = passing_word(at, g.count == 2 ? "pipes" : g.lead ? "padded" : g.kind);
   at = passing_word(at, g.stream ? "stream" : "message");
   *at++ = (char)0xcf; /* uint 64 */
   for (int shift = 56; shift >= 0; shift -= 8)
     *at++ = (char)((uint64_t)g.limit >> shift & 0xff);
+  if (g.place) {
+    *at++ = (char)0xcd; /* uint 16 */
+    *at++ = (char)(g.place >> 8 & 0xff);
+    *at++ = (char)(g.place & 0xff);
+  }
   f->descriptors += g.count;
   lua_pushvalue(L, index);
-  lua_rawseti(L, f->list, (lua_Integer)lua_rawlen(L, f->list) + 1);
+  lua_rawseti(L, f->list, n);
   return (size_t)(at - bytes);
 }
 
@@ -96,6 +116,12 @@ int ipc_passing_gather(lua_State *L, int index, int *fds, unsigned *count) {
     if (!h || !ipc_handle_usable(h) || !h->ops->give)
       return EBADF;
     int err = h->ops->give(h, &g);
+    if (err)
+      return err;
+    if (lua_rawgeti(L, index, -i) == LUA_TNUMBER &&
+        lua_tointeger(L, -1) != (lua_Integer)g.place)
+      err = EBUSY; /* another call sent the place that the bytes tell of */
+    lua_pop(L, 1);
     if (err)
       return err;
     if (*count + g.count > CMSG_MOST)
@@ -127,7 +153,13 @@ void ipc_passing_check(lua_State *L, const Chan *self, int index) {
                     lua_pushfstring(L, "handles[%I]: moved to %d",
                                     (LUAI_UACINT)i, h->moved));
     Given g = {0};
-    if (ipc_handle_usable(h) && h->ops->give(h, &g) == 0 && g.lead > 0)
+    if (ipc_handle_usable(h) && h->ops->give(h, &g) == 0 && g.place)
+      luaL_argerror(L, index,
+                    lua_pushfstring(L,
+                                    "handles[%I]: its place is told by put, "
+                                    "sendmsg cannot",
+                                    (LUAI_UACINT)i));
+    if (ipc_handle_usable(h) && g.lead > 0)
       luaL_argerror(L, index,
                     lua_pushfstring(L,
                                     "handles[%I]: packets are padded here: "
@@ -147,6 +179,8 @@ void ipc_passing_gone(lua_State *L, Chan *c, int index) {
   for (lua_Integer i = 1; i <= n; i++) {
     lua_rawgeti(L, index, i);
     Handle *h = ipc_handle_at(L, -1);
+    if (h && h->shares && h->open && h->ops->forked)
+      h->ops->forked(h, false);
     if (h && h->moves && h->open) {
       lua_pushnil(L); /* no line of source: it may have waited since */
       ipc_handle_moved(L, -2, (int)pid);
@@ -222,16 +256,17 @@ int ipc_passing_unpack(lua_State *L, const char *bytes, size_t size,
   static const struct {
     const char *word, *room;
     unsigned count, lead;
-  } kinds[] = {{"pipe", "pipe", 1, 0},
-               {"pipes", "pipe", 2, 0},
-               {"socket", "socket", 1, 0},
-               {"padded", "socket", 1, 1},
-               {"listener", "listener", 1, 0}};
+  } kinds[] = {
+      {"pipe", "pipe", 1, 0},         {"pipes", "pipe", 2, 0},
+      {"socket", "socket", 1, 0},     {"padded", "socket", 1, 1},
+      {"listener", "listener", 1, 0}, {"shm", "shm", 1, 0},
+      {"mmap", "mmap", 1, 0},         {"broadcast", "broadcast", 1, 0}};
   const unsigned char *at = (const unsigned char *)bytes, *end = at + size;
   Held *p = lua_touserdata(L, f->held);
   Given g = {0};
-  if (size < 3 || at[0] != 0x94 || at[1] != 0xcc)
+  if (size < 3 || (at[0] & 0xfe) != 0x94 || at[1] != 0xcc)
     return EBADMSG;
+  bool placed = at[0] == 0x95;
   unsigned index = at[2], wanted = 0;
   at += 3;
   for (size_t i = 0; i < sizeof kinds / sizeof *kinds && !g.kind; i++)
@@ -242,10 +277,14 @@ int ipc_passing_unpack(lua_State *L, const char *bytes, size_t size,
     }
   g.stream = passing_is(&at, end, "stream");
   if (!g.kind || (!g.stream && !passing_is(&at, end, "message")) ||
-      end - at != 9 || *at++ != 0xcf)
+      end - at != (placed ? 12 : 9) || *at++ != 0xcf)
     return EBADMSG;
-  for (; at < end; at++)
-    g.limit = g.limit << 8 | *at;
+  for (int i = 0; i < 8; i++)
+    g.limit = g.limit << 8 | *at++;
+  if (placed && *at != 0xcd)
+    return EBADMSG;
+  if (placed)
+    g.place = (unsigned)at[1] << 8 | at[2];
   if (g.limit == 0 || g.limit > f->limit) /* theirs to ask for, not to say */
     g.limit = f->limit;
   g.handles = f->handles;

@@ -89,7 +89,8 @@ static int recv_error(lua_State *L, Chan *self, const char *call, int err,
   case ECHILD:
     return ipc_handle_refuse(L, &self->reader->h, call);
   default:
-    return ipc_fail(L, self->h.ops->type, call, ipc_chan_errno(err), NULL);
+    return ipc_fail(L, self->h.ops->type, call, ipc_chan_errno(err),
+                    self->reader->why);
   }
 }
 
@@ -159,6 +160,31 @@ static void recv_arguments(lua_State *L) {
   lua_settop(L, RECV_TOP);
 }
 
+/* Without a word to wait for: true and pushed, or false when there is more to
+ * it. */
+static bool recv_direct(lua_State *L) {
+  Chan *self = ipc_chan_receiver(L), *c = self->reader;
+  Message m = {0};
+  if (!ipc_chan_direct(L, self, c) || c->held || c->ops->tags)
+    return false;
+  int err = c->ops->recv(c, &m);
+  if (err &&
+      err != EAGAIN) { /* told once: by the call that takes it from here */
+    c->held = err;
+    c->held_size = m.size;
+  }
+  if (err)
+    return false;
+  uint32_t serial = c->serial;
+  lua_pushlstring(L, m.bytes, m.size);
+  if (serial != c->serial) {
+    lua_settop(L, 1);
+    return false;
+  }
+  recv_took(c, m.size);
+  return true;
+}
+
 /***
 Receives the next message whole; on a stream the bytes that are there, 1 byte
 to 64 KiB.
@@ -170,6 +196,8 @@ to 64 KiB.
 for one over the limit (it is gone, the next recv goes on)
 */
 static int chan_recv(lua_State *L) {
+  if (lua_gettop(L) == 1 && recv_direct(L))
+    return 1;
   recv_arguments(L);
   return ipc_run(L, &recv_op);
 }
@@ -440,7 +468,11 @@ static int recvmany_attempt(lua_State *L, Handle *h) {
     lua_settop(L, list - 1);
     return recv_error(L, self, "recvmany", err, m->size);
   }
+  c->batch = (size_t)lua_tointeger(L, RECVMANY_MAX);
   int status = lua_pcall(L, 4, 0, 0);
+  c->batch = 0;
+  if (c->ops->settle)
+    c->ops->settle(c);
   if (status != LUA_OK && lua_rawlen(L, list) == 0)
     return lua_error(L);
   lua_settop(L, list);

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <lauxlib.h>
+#include <limits.h>
 #include <lua.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +15,7 @@
 #include "msgpack.h"
 #include "os.h"
 #include "passing.h"
+#include "view.h"
 
 /***
  * @submodule ipc.channel
@@ -75,7 +77,7 @@ static int send_result(lua_State *L, Chan *self, Chan *c, const char *call,
       return chan_check_size(L, c, call, size);
   /* fall through */
   default:
-    return ipc_fail(L, self->h.ops->type, call, ipc_chan_errno(err), NULL);
+    return ipc_fail(L, self->h.ops->type, call, ipc_chan_errno(err), c->why);
   }
 }
 
@@ -147,6 +149,29 @@ static const Op send_op = {.name = "send",
                            .deadline = SEND_TIMEOUT,
                            .top = SEND_TOP};
 
+/* Without a word to wait for: 1, or 0 when there is more to it. What the op
+ * answers here it answers again. */
+static int send_direct(lua_State *L, Chan *self, Chan *c) {
+  Message m = {0};
+  m.bytes = lua_tolstring(L, SEND_BYTES, &m.size);
+  if (!ipc_chan_direct(L, self, c) || c->shut || c->failed || c->ops->tags ||
+      m.size > c->limit)
+    return 0;
+  int err = c->ops->send(c, &m);
+  if (err == EINPROGRESS) {
+    lua_settop(L, SEND_TOP);
+    ipc_chan_anchor(L, self, c, SEND_BYTES);
+    (void)send_result(L, self, c, "send", m.size, err);
+    return ipc_run(L, &send_op);
+  }
+  if (err)
+    return 0;
+  c->sent++;
+  c->bytes_out += m.size;
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
 /***
 Sends a message whole: what one send puts in, one recv takes out. On a stream
 the bytes go out as they are.
@@ -156,7 +181,8 @@ passes then; the channel writes the rest before anything else, in any later
 wait of the program, in `flush` and in `close`. Before that a failure leaves it
 untouched.
 @function channel:send
-@string bytes may be empty; at most `maxsize()` bytes
+@tparam string|view bytes may be empty; at most `maxsize()` bytes. A view's are
+copied when it is called
 @tparam ?integer tag where the mechanism has tags
 @tparam[opt=the channel's] ?number timeout seconds
 @treturn boolean true; or nil, message, errno: `"timeout"` (ETIMEDOUT),
@@ -165,8 +191,16 @@ untouched.
 */
 static int chan_send(lua_State *L) {
   Chan *c = ipc_chan_sender(L);
-  if (lua_type(L, SEND_BYTES) != LUA_TSTRING)
-    luaL_typeerror(L, SEND_BYTES, "string");
+  if (lua_gettop(L) == 2 && lua_type(L, SEND_BYTES) == LUA_TSTRING) {
+    int n = send_direct(L, c, c->writer);
+    if (n > 0)
+      return n;
+  }
+  if (lua_type(L, SEND_BYTES) != LUA_TSTRING) {
+    int n = ipc_view_string(L, SEND_BYTES, c->h.ops->type, "send");
+    if (n)
+      return n;
+  }
   ipc_chan_check_tag(L, c, SEND_TAG, true);
   ipc_check_timeout(L, SEND_TIMEOUT);
   lua_settop(L, SEND_TOP);
@@ -191,8 +225,9 @@ static bool put_handles(lua_State *L, const Chan *self, State *S) {
 Sends a Lua value as MessagePack; `get` receives it. On a stream it is bare
 MessagePack, as other programs write it.
 @function channel:put
-@param value nil, boolean, number, string, table, `ipc.null`, `ipc.ext`; what
-cannot be encoded (functions, cycles) raises, naming the path to it
+@param value nil, boolean, number, string, table, `ipc.null`, `ipc.ext`, a view
+(as binary); what cannot be encoded (functions, cycles, a view whose bytes are
+gone) raises, naming the path to it
 @tparam ?integer tag where the mechanism has tags
 @tparam[opt=the channel's] ?number timeout seconds
 @treturn boolean true; or nil, message, errno as `send`
@@ -243,7 +278,7 @@ static int chan_put(lua_State *L) {
 Sends a message and, beside it, handles: pipes, sockets, listeners. Ends move:
 once they are sent they are closed here. A duplex pipe arrives as two.
 @function socket:sendmsg
-@string bytes at least one on a stream
+@tparam string|view bytes at least one on a stream
 @tparam {channel,...} handles at most 253 descriptors, and what the receiver
 allows by its option `handles`
 @tparam ?string tag whom to, of datagrams
@@ -254,8 +289,11 @@ a handle has bytes read ahead or not all out, EBADF when one was closed
 */
 int ipc_passing_send(lua_State *L) {
   Chan *c = ipc_chan_sender(L);
-  if (lua_type(L, SEND_BYTES) != LUA_TSTRING)
-    luaL_typeerror(L, SEND_BYTES, "string");
+  if (lua_type(L, SEND_BYTES) != LUA_TSTRING) {
+    int n = ipc_view_string(L, SEND_BYTES, c->h.ops->type, "sendmsg");
+    if (n)
+      return n;
+  }
   ipc_passing_check(L, c, 3);
   ipc_chan_check_tag(L, c, 4, true);
   ipc_check_timeout(L, 5);
@@ -293,7 +331,7 @@ static int many_result(lua_State *L, Handle *h, int err) {
     size_t size = (size_t)lua_rawlen(L, -1);
     n = chan_check_size(L, ((Chan *)h)->writer, "sendmany", size);
   } else {
-    n = ipc_fail(L, h->ops->type, "sendmany", err, NULL);
+    n = ipc_fail(L, h->ops->type, "sendmany", err, ((Chan *)h)->writer->why);
   }
   lua_pushinteger(L, sent);
   return n + 1;
@@ -385,10 +423,29 @@ static const Op many_op = {.name = "sendmany",
                            .deadline = SEND_TIMEOUT,
                            .top = MANY_TOP};
 
+/* The list with the views in it, the first of which is at `first`, as strings:
+ * one of our own. 0, or 4 results. */
+static int many_views(lua_State *L, Chan *c, size_t first, size_t total) {
+  lua_createtable(L, total < INT_MAX ? (int)total : 0, 0);
+  for (size_t i = 1; i <= total; i++) {
+    int type = lua_rawgeti(L, SEND_BYTES, (lua_Integer)i);
+    if (i >= first && type == LUA_TUSERDATA && ipc_view_test(L, -1)) {
+      int n = ipc_view_string(L, lua_gettop(L), c->h.ops->type, "sendmany");
+      if (n) {
+        lua_pushinteger(L, 0);
+        return n + 1;
+      }
+    }
+    lua_rawseti(L, -2, (lua_Integer)i);
+  }
+  lua_replace(L, SEND_BYTES);
+  return 0;
+}
+
 /***
 Sends every string of a list, crossing into the kernel once for many of them.
 @function channel:sendmany
-@tparam {string,...} list
+@tparam {string,...} list strings, or views
 @tparam ?integer tag where the mechanism has tags, for all of them
 @tparam[opt=the channel's] ?number timeout seconds, for all together
 @treturn integer `#list`; or nil, message, errno, n: list[1..n] were accepted
@@ -399,14 +456,20 @@ static int chan_sendmany(lua_State *L) {
   ipc_chan_check_tag(L, c, SEND_TAG, true);
   ipc_check_timeout(L, SEND_TIMEOUT);
   lua_settop(L, SEND_TOP);
-  size_t total = (size_t)lua_rawlen(L, SEND_BYTES);
+  size_t total = (size_t)lua_rawlen(L, SEND_BYTES), view = 0;
   for (size_t i = 1; i <= total; i++) {
-    if (lua_rawgeti(L, SEND_BYTES, (lua_Integer)i) != LUA_TSTRING)
-      luaL_argerror(L, SEND_BYTES,
-                    lua_pushfstring(L, "list[%d]: string expected, got %s",
-                                    (int)i, luaL_typename(L, -1)));
+    if (lua_rawgeti(L, SEND_BYTES, (lua_Integer)i) != LUA_TSTRING) {
+      if (!ipc_view_test(L, -1))
+        luaL_argerror(L, SEND_BYTES,
+                      lua_pushfstring(L, "list[%d]: string expected, got %s",
+                                      (int)i, luaL_typename(L, -1)));
+      view = view ? view : i;
+    }
     lua_pop(L, 1);
   }
+  int n = view ? many_views(L, c, view, total) : 0;
+  if (n)
+    return n;
   lua_pushinteger(L, 0);
   return ipc_run(L, &many_op);
 }

@@ -190,7 +190,18 @@ typedef struct Run {
   Waiter *waiter;
   lua_Hook hook; /* the main coroutine's when the call began */
   Nanos until;   /* retrying ends; 0: not retrying */
+  bool looked;   /* the handle's own wait has looked, after the deadline */
 } Run;
+
+/* The time is over; what only the handle's own wait finds out is worth one more
+ * attempt. */
+static int run_late(Run *r, int want) {
+  Handle *part = ipc_handle_part(r->handle, want);
+  if (r->looked || !part->ops->wait)
+    return ETIMEDOUT;
+  r->looked = true;
+  return part->ops->wait(part, want, 0) == 0 ? 0 : ETIMEDOUT;
+}
 
 static int run(lua_State *L, int status, lua_KContext context);
 
@@ -198,15 +209,12 @@ static int run_wait(lua_State *L, Run *r, int want) {
   Handle *h = r->handle;
   State *S = h->state;
   lua_KContext context = (lua_KContext)r->op;
-  Nanos deadline;
+  Nanos deadline, now = 0;
   int err =
       ipc_deadline(L, r->op->deadline,
                    h->channel ? ((Chan *)h)->timeout : IPC_FOREVER, &deadline);
-  if (err)
-    return err;
-  Nanos now = ipc_now();
-  if (now >= deadline)
-    return ETIMEDOUT;
+  if (err || (now = ipc_now()) >= deadline)
+    return run_late(r, want);
   if (S->rests)
     ipc_flush_rests(L, S);
 
@@ -236,13 +244,13 @@ static int run_wait(lua_State *L, Run *r, int want) {
     return err;
   if (h->channel)
     ((Chan *)h)->sleeps++;
-  if (deadline == IPC_FOREVER && part->ops->wait && !part->nap && !S->rests) {
-    err = part->ops->wait(part, want);
+  if (part->ops->wait && !part->nap && !S->rests) {
+    err = part->ops->wait(part, want, deadline);
     ipc_os_sweep();
     if (err == EINTR)
       return ipc_run_hooks(L, S, r->hook, context, run);
     if (err != EAGAIN)
-      return err;
+      return err == ETIMEDOUT ? 0 : err;
   }
   S->polls.size = 0;
   if (ipc_buffer_reserve(&S->polls, sizeof(struct pollfd)))
@@ -260,7 +268,7 @@ static int run(lua_State *L, int status, lua_KContext context) {
   const Op *op = (const Op *)context;
   Handle *h = lua_touserdata(L, 1);
   Handle *part = ipc_handle_part(h, op->want);
-  Run r = {op, h, NULL, lua_gethook(h->state->main), 0};
+  Run r = {op, h, NULL, lua_gethook(h->state->main), 0, false};
   if (L == h->state->main)
     h->state->hook = r.hook;
   if (lua_gettop(L) > op->top) {

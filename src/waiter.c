@@ -61,7 +61,8 @@ static int sleeper_make(Sleeper *s) {
   return 0;
 }
 
-/* With every signal blocked: they are for the program's own threads. */
+/* With signals blocked, which are for the program's own threads; but for the
+ * one that memory sends whose file was cut, see ipc_os_guard. */
 static int sleeper_begin(Sleeper *s) {
   pthread_attr_t attributes;
   sigset_t all, before;
@@ -71,6 +72,7 @@ static int sleeper_begin(Sleeper *s) {
   (void)pthread_attr_setstacksize(&attributes, SLEEPER_STACK);
   s->quits = false;
   sigfillset(&all);
+  sigdelset(&all, SIGBUS);
   err = pthread_sigmask(SIG_SETMASK, &all, &before);
   if (!err) {
     err = pthread_create(&s->thread, &attributes, sleeper_run, s);
@@ -82,7 +84,7 @@ static int sleeper_begin(Sleeper *s) {
 }
 
 int ipc_sleeper_start(Sleeper *s) {
-  int err = s->runs ? 0 : ipc_os_cancellable();
+  int err = s->runs || s->rouse ? 0 : ipc_os_cancellable();
   if (!err)
     err = sleeper_make(s);
   if (err)
@@ -113,7 +115,10 @@ void ipc_sleeper_stop(Sleeper *s) {
   s->quits = true;
   pthread_cond_signal(&s->turn);
   pthread_mutex_unlock(&s->lock);
-  pthread_cancel(s->thread);
+  if (s->rouse)
+    s->rouse(s->job);
+  else
+    pthread_cancel(s->thread);
   pthread_join(s->thread, NULL);
   s->runs = false;
   sleeper_set(s);

@@ -17,6 +17,10 @@ typedef struct Sleeper {
   void (*sleep)(void *job);
   void *job; /* the thread's while asleep, else the caller's */
 
+  /* Ends a sleep that pthread_cancel(3) cannot end: called by who stops it,
+   * after which `sleep` must return at once. NULL: it is cancelled. */
+  void (*rouse)(void *job);
+
   bool made; /* the event and what the thread waits on */
   bool runs; /* there is a thread */
   bool quits;

@@ -53,6 +53,24 @@ local ipc = {}
 ---@field capacity? integer bytes the queue holds
 ---@field id? integer of the queue to open, the key being nil
 
+---@class ipc.ring.options: ipc.options
+---@field capacity? integer bytes of the ring
+---@field size? integer bytes of the longest message, with `count`
+---@field count? integer messages of that size
+---@field writers? 1|"many" 1: a second gets EBUSY, no lock is taken
+---@field participants? integer handles that may have it open at once (112)
+---@field persist? boolean the last one out leaves it
+---@field huge? boolean in huge pages, where the system has some
+---@field prefault? boolean pages are touched at once
+
+---@class ipc.shm.options: ipc.ring.options
+---@field readers? 1|"many" 1: a second gets EBUSY, no lock is taken
+---@field lease? boolean what take gave is kept until it is acknowledged
+
+---@class ipc.broadcast.options: ipc.ring.options
+---@field slow? "lose"|"hold" what becomes of slow subscribers
+---@field latest? boolean only the newest counts
+
 ---@class ipc.pollable
 ---@field pollfd fun(self): integer?
 ---@field events fun(self): string
@@ -61,7 +79,7 @@ local ipc = {}
 ---@class ipc.channel: ipc.pollable
 local channel = {}
 
----@param bytes string
+---@param bytes string|ipc.view
 ---@param tag? integer
 ---@param timeout? number seconds
 ---@return true? ok
@@ -91,7 +109,7 @@ function channel:put(value, tag, timeout) end
 ---@return integer? errno
 function channel:get(timeout, tag) end
 
----@param list string[]
+---@param list (string|ipc.view)[]
 ---@param tag? integer
 ---@param timeout? number seconds
 ---@return integer? count
@@ -291,6 +309,119 @@ function sysv:remove() end
 ---@return integer? errno
 function ipc.sysv(key, mode, options) end
 
+---@class ipc.ticket a message that is to be acknowledged
+---@field bytes string
+---@field offered integer how often it was, this time included
+local ticket = {}
+
+---@return any value
+---@return string? message
+---@return integer? errno
+function ticket:get() end
+
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function ticket:ack() end
+
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function ticket:nack() end
+
+---@class ipc.shm: ipc.channel
+local shm = {}
+
+---@param size integer bytes
+---@param timeout? number seconds
+---@return ipc.view? view to be committed
+---@return string? message
+---@return integer? errno
+function shm:reserve(size, timeout) end
+
+---@param timeout? number seconds
+---@return ipc.view? view to be released
+---@return string? message
+---@return integer? errno
+function shm:peek(timeout) end
+
+---@param timeout? number seconds
+---@return ipc.ticket? ticket to be settled
+---@return string? message
+---@return integer? errno
+function shm:take(timeout) end
+
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function shm:remove() end
+
+---@class ipc.mmap: ipc.shm
+local mmap = {}
+
+---@param size integer bytes
+---@param timeout? number seconds
+---@return ipc.view? view
+---@return string? message
+---@return integer? errno
+function mmap:reserve(size, timeout) end
+
+---@param timeout? number seconds
+---@return ipc.view? view
+---@return string? message
+---@return integer? errno
+function mmap:peek(timeout) end
+
+---@param timeout? number seconds
+---@return ipc.ticket? ticket
+---@return string? message
+---@return integer? errno
+function mmap:take(timeout) end
+
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function mmap:remove() end
+
+---@param name string
+---@param mode "r"|"w"|"rw"
+---@param options? ipc.shm.options
+---@return ipc.shm? channel
+---@return string? message
+---@return integer? errno
+function ipc.shm(name, mode, options) end
+
+---@param options? ipc.shm.options
+---@return ipc.shm? reader
+---@return ipc.shm|string writer_or_message
+---@return integer? errno
+function ipc.queue(options) end
+
+---@param path string
+---@param mode "r"|"w"|"rw"
+---@param options? ipc.shm.options
+---@return ipc.mmap? channel
+---@return string? message
+---@return integer? errno
+function ipc.mmap(path, mode, options) end
+
+---@class ipc.broadcast: ipc.channel
+local broadcast = {}
+
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function broadcast:remove() end
+
+---@param name string
+---@param mode "r"|"w"
+---@param options? ipc.broadcast.options
+---@return ipc.broadcast? channel
+---@return string? message
+---@return integer? errno
+---@overload fun(options?: ipc.broadcast.options): ipc.broadcast?, ipc.broadcast|string, integer?
+function ipc.broadcast(name, mode, options) end
+
 ---@param address string
 ---@param options? table
 ---@return ipc.channel? one
@@ -370,6 +501,59 @@ function ipc.pack(value, options) end
 ---@return string? message
 ---@return integer? errno
 function ipc.unpack(bytes, options) end
+
+---@class ipc.view bytes of a queue or a memory, in place; offsets count from 0
+---@operator len: integer
+local view = {}
+
+---@param offset integer
+---@param format string of `string.pack`
+---@param ... any values
+---@return integer? after
+---@return string? message
+---@return integer? errno
+function view:pack(offset, format, ...) end
+
+---@param offset integer
+---@param format string of `string.unpack`
+---@return any ... values, then the offset after them; or nil, message, errno
+function view:unpack(offset, format) end
+
+---@param offset? integer
+---@param count? integer
+---@return string? bytes
+---@return string? message
+---@return integer? errno
+function view:read(offset, count) end
+
+---@param offset integer
+---@param bytes string|ipc.view
+---@return integer? after
+---@return string? message
+---@return integer? errno
+function view:write(offset, bytes) end
+
+---@param byte integer
+---@param offset? integer
+---@param count? integer
+---@return integer? after
+---@return string? message
+---@return integer? errno
+function view:fill(byte, offset, count) end
+
+---@param size? integer bytes, from the start
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function view:commit(size) end
+
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function view:release() end
+
+---@return true
+function view:close() end
 
 ---@class ipc.decoder
 local decoder = {}
@@ -481,7 +665,7 @@ function socket:address() end
 ---@return integer? errno
 function socket:credentials() end
 
----@param bytes string
+---@param bytes string|ipc.view
 ---@param handles ipc.channel[]
 ---@param tag? string
 ---@param timeout? number seconds

@@ -102,12 +102,14 @@ end
 -- is allocated afterwards: what has been opened could be lost by that.
 local function blame(call, fn, ...) return blamed(call, pcall(fn, ...)) end
 
--- A mechanism without listeners of its own meets in a lobby.
-for _, scheme in ipairs { "fifo", "sysv", "mqueue" } do
+-- Mechanisms without listeners of their own meet in a lobby, or are handed over.
+for scheme, module in pairs {
+  fifo = "ipc.rendezvous", sysv = "ipc.rendezvous", mqueue = "ipc.rendezvous", shm = "ipc.handover",
+} do
   for _, name in ipairs { "listen", "connect" } do
     if room_of[scheme] then
       room_of[scheme][name] = function(...)
-        return require("ipc.rendezvous")[name](...)
+        return require(module)[name](...)
       end
     end
   end

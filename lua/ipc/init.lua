@@ -45,8 +45,9 @@ end
 -- sends the first receives.
 -- @function open
 -- @tparam string address `"fifo:/tmp/f"`, `"unix:/tmp/s"`, `"tcp:127.0.0.1:7000"`,
--- `"udp:127.0.0.1:7000"`, `"sysv:0x4a42"`, `"mqueue:/name"`, `"fd:3"`, with options
--- behind a `?`: `"fifo:/tmp/f?unit=stream"`
+-- `"udp:127.0.0.1:7000"`, `"sysv:0x4a42"`, `"mqueue:/name"`, `"shm:/name"`,
+-- `"mmap:/tmp/ring"`, `"broadcast:/name"`, `"fd:3"`, with options behind a `?`:
+-- `"fifo:/tmp/f?unit=stream"`
 -- @tparam[opt] string mode "r", "w" or "rw"; what it is by default the mechanism says
 -- @tparam[opt] table options of the mechanism; they win over the address's
 -- @treturn channel; or nil, message, errno
@@ -122,13 +123,14 @@ end
 --- Waits for clients at an address: `listener:accept` gives a channel to each.
 -- @function listen
 -- @tparam string address `"unix:/tmp/s"`, `"tcp:7000"` (on the loopback
--- interface), `"tcp:0.0.0.0:7000"`, `"fifo:/tmp/f"`, `"sysv:0x4a42"`, `"mqueue:/name"`
+-- interface), `"tcp:0.0.0.0:7000"`, `"fifo:/tmp/f"`, `"sysv:0x4a42"`, `"mqueue:/name"`,
+-- `"shm:/name"` (whose clients are each given a pair of rings of their own)
 -- @tparam[opt] table options of the mechanism; accepted channels have them too
 -- @treturn listener; or nil, message, errno: EADDRINUSE where somebody listens
--- (queues cannot tell: their listeners share the clients). One of a FIFO or queue
--- is a Lua table with the same methods: it does not cross `ipc.fork`, what it
--- accepts does; its close removes the FIFO or queue, unless `create = false`
--- opened one that was there
+-- (queues cannot tell: their listeners share the clients). One of a FIFO, queue
+-- or shared memory is a Lua table with the same methods: it does not cross
+-- `ipc.fork`, what it accepts does; its close removes the FIFO or queue, unless
+-- `create = false` opened one that was there
 -- @usage local listener <close> = assert(ipc.listen "unix:/tmp/s")
 function ipc.listen(address, options)
   local listener, message, errno = require("ipc.address").listen(address, options)

@@ -6,6 +6,7 @@
 -- name, the client in the lobby, the listener in its first message on the
 -- client's. A name is removed as soon as both sides have it open.
 -- @module ipc.rendezvous
+local clock = require "ipc.clock"
 local core = require "ipc.core"
 
 local ipc = core.flat
@@ -261,26 +262,6 @@ local function lobby_options(options, more)
   return all
 end
 
-local function deadline_of(timeout)
-  return timeout and ipc.now() + timeout
-end
-
-local function left(deadline)
-  return deadline and deadline - ipc.now()
-end
-
--- Complains of a timeout argument as the core does; the caller's caller is to blame.
-local function check_timeout(call, timeout)
-  if timeout == nil then
-    return
-  end
-  local problem = math.type(timeout) == nil and "seconds expected, got " .. type(timeout)
-    or timeout ~= timeout and "timeout is not a number"
-  if problem then
-    error(("bad argument #1 to '%s' (%s)"):format(call, problem), 3)
-  end
-end
-
 -- Raises what the core says of the options; they are our second argument.
 local function checked(ok, ...)
   if not ok then
@@ -398,18 +379,18 @@ function Listener:welcome(hello)
 end
 
 function Listener:accept(timeout)
-  check_timeout("accept", timeout)
+  clock.check("accept", timeout)
   if timeout == nil then
     timeout = self.patience
   end
-  local deadline = deadline_of(timeout)
+  local deadline = clock.deadline(timeout)
   repeat
     if self.closed then
       return nil, "closed", E.EPIPE
     end
     local hello, message, errno = self.pending, nil, nil
     if hello == nil then
-      hello, message, errno = self:hello(left(deadline))
+      hello, message, errno = self:hello(clock.left(deadline))
     end
     if hello == nil then
       return nil, message, errno
@@ -446,7 +427,7 @@ function Listener:address()
 end
 
 function Listener:settimeout(seconds)
-  check_timeout("settimeout", seconds)
+  clock.check("settimeout", seconds)
   self.patience = seconds
   return true
 end
@@ -510,7 +491,7 @@ local function gone(found, _, errno) return not found and missing[errno] end
 -- The listener's answer: a value, or nil, message, errno.
 local function await(kind, r, lobby, rest, deadline)
   repeat
-    local time = left(deadline)
+    local time = clock.left(deadline)
     local last = time and time <= TICK
     local value, message, errno = r:get(last and time or TICK)
     if value ~= nil then
@@ -534,7 +515,7 @@ function rendezvous.connect(rest, options, scheme)
   local kind = kinds[scheme]()
   check_address(rest, scheme)
   check_options(kind, rest, options, scheme)
-  local deadline = deadline_of(options.timeout)
+  local deadline = clock.deadline(options.timeout)
   local entered <close> = keeping()
   local lobby, message, errno = kept(entered, core[scheme].open(rest, "w", lobby_options(options, {
     create = false, retry = options.retry,
@@ -547,7 +528,7 @@ function rendezvous.connect(rest, options, scheme)
   if not r then
     return nil, name, finish
   end
-  local ok, problem, number = lobby:put({ name }, nil, left(deadline))
+  local ok, problem, number = lobby:put({ name }, nil, clock.left(deadline))
   if not ok then
     return nil, problem, number
   end

@@ -1,0 +1,28 @@
+-- Deadlines of the calls that are written in Lua: an optional timeout in seconds
+-- becomes a moment of ipc.now(), or nil for ever.
+local ipc = require "ipc.core".flat
+
+local clock = {}
+
+function clock.deadline(timeout)
+  return timeout and ipc.now() + timeout
+end
+
+-- Seconds until then.
+function clock.left(moment)
+  return moment and moment - ipc.now()
+end
+
+-- Complains of a timeout argument as the core does; the caller's caller is to blame.
+function clock.check(call, timeout)
+  if timeout == nil then
+    return
+  end
+  local problem = math.type(timeout) == nil and "seconds expected, got " .. type(timeout)
+    or timeout ~= timeout and "timeout is not a number"
+  if problem then
+    error(("bad argument #1 to '%s' (%s)"):format(call, problem), 3)
+  end
+end
+
+return clock

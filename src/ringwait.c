@@ -1,0 +1,331 @@
+/* How a ring's handle waits, is polled, is closed and crosses a fork; see
+ * ring.h. Every sleep is a slice: after one that nothing ended, the next op
+ * looks who is dead. */
+#include "prefix.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "os.h"
+#include "ring.h"
+
+enum {
+  SLICE = 1000000,      /* ns of a call's first sleep */
+  SLICE_LOCK = 4000000, /* of a later one: locks are held for moments */
+  SLICE_MOST = 16000000 /* for anything else */
+};
+
+/* ---------------------------------------------------------- what is there */
+
+uint64_t ipc_ring_slowest(const Ring *r, uint64_t tail) {
+  uint64_t slowest = tail;
+  for (uint32_t i = 0; i < r->s.head.slots; i++) {
+    SegmentPart *p = SEGMENT_PART(&r->s, i);
+    uint64_t at = atomic_load_explicit(&p->at, memory_order_acquire);
+    if (at != UINT64_MAX && (int64_t)(at - slowest) < 0)
+      slowest = at;
+  }
+  return slowest;
+}
+
+/* Whether `want` has something to go on with, as far as the memory tells; for
+ * any thread. */
+static bool ring_there(const Ring *r, int want, uint64_t at, uint64_t need) {
+  const SegmentSide *readers = SEGMENT_READERS(&r->s);
+  uint32_t flags = r->s.head.flags;
+  uint64_t tail = atomic_load(&SEGMENT_WRITERS(&r->s)->at);
+  if (want == IPC_WRITE) {
+    uint64_t head = atomic_load(&readers->at);
+    if (flags & SEGMENT_HOLD)
+      head = ipc_ring_slowest(r, tail);
+    else if (r->s.head.kind == SEGMENT_BROADCAST)
+      return true;
+    return tail + need - head <= r->ring;
+  }
+  if (r->s.head.kind == SEGMENT_BROADCAST)
+    return tail != at;
+  if (flags & SEGMENT_LEASE)
+    return atomic_load(&readers->again) || atomic_load(&readers->taken) != tail;
+  return tail != (flags & SEGMENT_SOLE_READER ? at : atomic_load(&readers->at));
+}
+
+static SegmentEvent *ring_event(const Ring *r, int want) {
+  return want == IPC_WRITE ? SEGMENT_WRITE(&r->s) : SEGMENT_READ(&r->s);
+}
+
+/* The lock that the last op for `want` did not get, or NULL. */
+static _Atomic uint32_t *ring_busy(const Ring *r, int want) {
+  SegmentSide *side =
+      want == IPC_WRITE ? SEGMENT_WRITERS(&r->s) : SEGMENT_READERS(&r->s);
+  return r->busy == &side->lock ? r->busy : NULL;
+}
+
+/* A writer is woken when its message fits and a quarter of the ring is free,
+ * not for every message that is received. */
+static void ring_expect(const Ring *r, uint64_t need) {
+  SegmentEvent *e = SEGMENT_WRITE(&r->s);
+  uint64_t tail = atomic_load(&SEGMENT_WRITERS(&r->s)->at);
+  uint64_t head = atomic_load(&SEGMENT_READERS(&r->s)->at);
+  uint64_t least = tail + need - r->ring, good = head + r->ring / 4;
+  if ((int64_t)(good - tail) > 0)
+    good = tail;
+  if ((int64_t)(good - least) < 0 || r->s.head.kind == SEGMENT_BROADCAST)
+    good = least;
+  atomic_store(&e->enough, good);
+}
+
+/* Sleeps for `want`: 0: look again. ETIMEDOUT, EINTR. */
+static int ring_sleep(const Ring *r, int want, uint64_t at, uint64_t need,
+                      _Atomic uint32_t *busy, Nanos ns,
+                      const atomic_bool *stop) {
+  SegmentEvent *e = ring_event(r, want);
+  if (busy)
+    return ipc_segment_await(&r->s, busy, ns);
+  if (want == IPC_WRITE)
+    ring_expect(r, need);
+  uint32_t announced = ipc_segment_announce(&r->s, e);
+  if (ring_there(r, want, at, need) || (stop && atomic_load(stop)))
+    return 0;
+  return ipc_os_word_wait(&e->count, announced, ns);
+}
+
+/* A slice passed: whether a death could have changed what the op would find.
+ * For any thread. */
+static bool ring_doubts(const Ring *r, int want, const void *busy) {
+  const SegmentSide *readers = SEGMENT_READERS(&r->s);
+  unsigned others = want == IPC_WRITE ? IPC_READ : IPC_WRITE;
+  uint32_t flags = r->s.head.flags;
+  if (busy || (flags & SEGMENT_HOLD && want == IPC_WRITE))
+    return true;
+  if (flags & SEGMENT_LEASE &&
+      atomic_load(&readers->at) != atomic_load(&readers->taken))
+    return true;
+  return !r->keepalive && ipc_segment_gone(&r->s, others);
+}
+
+/* ----------------------------------------------------------- in one thread */
+
+int ipc_ring_wait(Handle *h, int want, Nanos deadline) {
+  Ring *r = (Ring *)h;
+  _Atomic uint32_t *busy = ring_busy(r, want);
+  Nanos now = ipc_now(), left = deadline - now;
+  if (now >= deadline) { /* the last look is one for the dead, too */
+    atomic_store(&r->suspect, true);
+    r->slice = 0;
+    return 0;
+  }
+  Nanos most = busy ? SLICE_LOCK : SLICE_MOST;
+  uint64_t messages = r->c.sent + r->c.received;
+  if (r->slice == 0 || messages != r->through)
+    r->slice = SLICE;
+  else if (r->slice > most)
+    r->slice = most;
+  r->through = messages;
+  Nanos slice = r->slice;
+  int err = ring_sleep(r, want, r->at, r->need, busy,
+                       slice < left ? slice : left, NULL);
+  if (err != ETIMEDOUT) {
+    r->slice = 0;
+    return err;
+  }
+  if (slice < most)
+    r->slice = slice * 2;
+  if (ring_doubts(r, want, busy))
+    atomic_store(&r->suspect, true);
+  return EINTR; /* a signal that came between two sleeps is heard, too */
+}
+
+int ipc_ring_ready(Handle *h, int want, bool ask_kernel) {
+  Ring *r = (Ring *)h;
+  if (ipc_ring_check(r) || r->ahead_at < r->ahead.size || r->leased)
+    return 0;
+  if (want == IPC_READ ? r->c.ended != 0 : r->ended)
+    return 0;
+  uint64_t need = r->need ? r->need : ipc_ring_need(0);
+  bool lease = want == IPC_READ && r->s.head.flags & SEGMENT_LEASE;
+  bool ask = lease && (ipc_ring_suspects(r) ||
+                       atomic_load(&SEGMENT_READERS(&r->s)->again));
+  if (!ask && ring_there(r, want, r->at, need))
+    return 0;
+  bool gone = ipc_ring_gone(r, want, ask_kernel || ask);
+  if (lease && (ask || gone)) {
+    bool others;
+    int err = ipc_ring_reclaim(r, &others); /* `again` is but a hint */
+    if (err == EAGAIN && ring_there(r, want, r->at, need))
+      return 0;
+    return err == EAGAIN && (others || !gone) ? EAGAIN : 0;
+  }
+  return gone && (want == IPC_READ || r->s.head.kind == SEGMENT_RING) ? 0
+                                                                      : EAGAIN;
+}
+
+/* ---------------------------------------------------------------- threads */
+
+/* The thread of a poll set: it only looks, and takes no lock. */
+static void job_sleep(void *argument) {
+  RingJob *j = argument;
+  Ring *r = j->ring;
+  Nanos slice = SLICE;
+  while (!atomic_load(&j->stop)) {
+    _Atomic uint32_t *busy = atomic_load(&j->busy);
+    uint64_t at = atomic_load(&j->at), need = atomic_load(&j->need);
+    if (!busy && ring_there(r, j->want, at, need))
+      return;
+    int err = ring_sleep(r, j->want, at, need, busy, slice, &j->stop);
+    if (err == ETIMEDOUT && slice < (busy ? SLICE_LOCK : SLICE_MOST)) {
+      slice *= 2;
+    } else if (err == ETIMEDOUT && ring_doubts(r, j->want, busy)) {
+      atomic_store(&r->suspect, true);
+      return;
+    } else if (err == 0 && atomic_load(&j->at) == at &&
+               atomic_load(&j->busy) == busy) {
+      return; /* or somebody came or left */
+    }
+  }
+}
+
+/* Makes the thread look at what it waits for again. */
+static void job_nudge(const RingJob *j) {
+  ipc_os_word_wake(&SEGMENT_READERS(&j->ring->s)->lock, true);
+  ipc_os_word_wake(&SEGMENT_WRITERS(&j->ring->s)->lock, true);
+  ipc_segment_rouse(ring_event(j->ring, j->want));
+}
+
+static void job_rouse(void *argument) {
+  RingJob *j = argument;
+  atomic_store(&j->stop, true);
+  job_nudge(j);
+}
+
+int ipc_ring_descriptor(const Handle *h, int want) {
+  const Ring *r = (const Ring *)h;
+  const RingJob *j = r->job[want == IPC_WRITE];
+  return j ? ipc_sleeper_descriptor(&j->sleeper) : -1;
+}
+
+int ipc_ring_arm(Handle *h, int want) {
+  Ring *r = (Ring *)h;
+  RingJob **at = &r->job[want == IPC_WRITE], *j = *at;
+  if (!r->begun)
+    return EAGAIN;
+  if (!j) {
+    j = calloc(1, sizeof *j);
+    if (!j)
+      return ENOMEM;
+    j->sleeper.sleep = job_sleep;
+    j->sleeper.rouse = job_rouse;
+    j->sleeper.job = j;
+    j->ring = r;
+    j->want = want;
+    *at = j;
+  }
+  _Atomic uint32_t *busy = ring_busy(r, want);
+  bool asleep = ipc_sleeper_asleep(&j->sleeper);
+  bool other = j->at != r->at || j->need != r->need || j->busy != busy;
+  if (asleep && !other)
+    return 0;
+  j->at = r->at;
+  j->need = r->need;
+  j->busy = busy;
+  if (asleep)
+    job_nudge(j);
+  if (asleep && ipc_sleeper_asleep(&j->sleeper))
+    return 0; /* it looks at these from now on */
+  if (!busy && ipc_ring_ready(h, want, true) == 0)
+    return ipc_sleeper_wake(&j->sleeper);
+  atomic_store(&j->stop, false);
+  return ipc_sleeper_start(&j->sleeper);
+}
+
+static void jobs_end(Ring *r, bool foreign) {
+  for (int i = 0; i < 2; i++) {
+    if (r->job[i])
+      ipc_sleeper_close(&r->job[i]->sleeper, foreign);
+    free(r->job[i]);
+    r->job[i] = NULL;
+  }
+}
+
+/* ------------------------------------------------------------ close, fork */
+
+void ipc_ring_close(Handle *h, How how) {
+  Ring *r = (Ring *)h;
+  bool foreign = h->foreign || h->generation != ipc_generation;
+  jobs_end(r, foreign);
+  if (foreign)
+    r->s.fd = -1; /* closed when the process forked */
+  if (r->spare && foreign)
+    r->spare->fd = -1;
+  if (r->spare)
+    ipc_segment_abandon(r->spare);
+  free(r->spare);
+  r->spare = NULL;
+  if (foreign || h->moved || !r->begun || r->robbed) {
+    ipc_segment_abandon(&r->s);
+  } else {
+    bool goes = r->temporary && r->s.made;
+    ipc_ring_give_back(r);
+    ipc_segment_leave(&r->s, r->path,
+                      how == IPC_DROP ? SEGMENT_LEAVE
+                      : goes          ? SEGMENT_REMOVE
+                                      : SEGMENT_SETTLE);
+  }
+  r->begun = false;
+  free(r->path);
+  r->path = NULL;
+  ipc_buffer_free(&r->ahead);
+  r->ahead_at = 0;
+}
+
+int ipc_ring_spare(Ring *r) {
+  if (r->spare)
+    return 0;
+  r->spare = calloc(1, sizeof *r->spare);
+  if (!r->spare)
+    return ENOMEM;
+  int err = ipc_segment_second(r->spare, &r->s, r->path, r->s.roles);
+  if (err) {
+    free(r->spare);
+    r->spare = NULL;
+  }
+  return err;
+}
+
+/* An object stays here, so the child becomes a participant of its own. */
+void ipc_ring_forking(Handle *h) {
+  Ring *r = (Ring *)h;
+  for (int i = 0; i < 2; i++)
+    if (r->job[i])
+      ipc_sleeper_stop(&r->job[i]->sleeper);
+  if (h->moves)
+    ipc_os_fork_keep(r->s.fd, true);
+  else if (ipc_ring_spare(r) == 0)
+    ipc_os_fork_keep(r->spare->fd, true);
+}
+
+void ipc_ring_forked(Handle *h, bool child) {
+  Ring *r = (Ring *)h;
+  if (h->moves) {
+    ipc_os_fork_keep(r->s.fd, false);
+    return;
+  }
+  if (r->spare)
+    ipc_os_fork_keep(r->spare->fd, false);
+  if (!child) {
+    if (r->spare) /* the child has it, or there is no child */
+      ipc_segment_abandon(r->spare);
+  } else {
+    jobs_end(r, true);
+    r->s.fd = -1;
+    ipc_segment_abandon(&r->s);
+    ipc_buffer_free(&r->ahead);
+    r->ahead_at = 0;
+    r->leased = r->reserved = r->peeked = false;
+    r->tickets = 0;
+    if (r->spare)
+      ipc_ring_become(r, r->spare);
+  }
+  free(r->spare);
+  r->spare = NULL;
+}

@@ -5,6 +5,7 @@
 -- sendmany and recvmany, "there" a recv with a timeout.
 
 local ipc = require "ipc"
+local measure = dofile "bench/measure.lua"
 
 local address, work, place, seconds = table.unpack(arg)
 seconds = tonumber(seconds)
@@ -17,11 +18,6 @@ local COUNT = { pingpong = 50, small = 10240, many = 10240, large = 16, there = 
 
 local count = assert(COUNT[work], "unknown work")
 local message = "x" .. (" "):rep((work == "large" and LARGE or SMALL) - 1)
-
-local function pin(core)
-  local command = "taskset -cp %d %d >/dev/null"
-  assert(os.execute(command:format(core, ipc.pid())), "taskset (util-linux) is needed")
-end
 
 local function open()
   local options = { timeout = PATIENCE }
@@ -120,38 +116,21 @@ function batch.many()
   assert(mine:recv() == "!")
 end
 
-local aside = 0 -- seconds that a batch did something else for
-
 function batch.there()
   local start = ipc.now()
   for _ = 1, count do
     assert(mine:send(message))
   end
-  aside = ipc.now() - start
+  local aside = ipc.now() - start
   for _ = 1, count do
     assert(#assert(its:recv(PATIENCE)) == SMALL)
   end
+  return aside
 end
 
--- As raw_measure in raw.h.
-local function measure(f)
-  local took, begin = {}, ipc.now()
-  repeat f() until ipc.now() - begin >= seconds / 10
-  begin = ipc.now()
-  local last = begin
-  while #took < 3 or last - begin < seconds do
-    f()
-    local now = ipc.now()
-    took[#took + 1] = now - last - aside
-    last = now
-  end
-  table.sort(took)
-  return took[#took // 2 + 1] / count * 1e9
-end
-
-pin(0)
+measure.pin(0)
 if work == "there" then
-  print(("%.1f"):format(measure(batch.there)))
+  print(("%.1f"):format(measure.run(batch.there, count, seconds)))
   mine:close()
   its:close()
   return
@@ -159,13 +138,13 @@ end
 local child <close> = assert(ipc.fork(function(f)
   local _ = its -- moves along
   if place == "across" then
-    pin(1)
+    measure.pin(1)
   end
   ipc.parent:send "ready"
   f()
 end, serve[work]))
 assert(child:recv(PATIENCE))
-local took = measure(batch[work])
+local took = measure.run(batch[work], count, seconds)
 if address:find "spin=0" then
   local stats = mine:stats()
   assert(stats.sleeps > stats.received / 2, "spin = 0, and yet it does not sleep")

@@ -1,6 +1,7 @@
 /* The round trip of a 64-byte message between two processes, in raw C; prints
  * ns. Arguments: pipe | fifo | packets | stream | seqpacket | datagram | tcp
- * | udp | sysv | mqueue, blocking | learning, across | one (cores), seconds. */
+ * | udp | sysv | mqueue | ring, blocking | learning, across | one (cores),
+ * seconds. */
 #include "raw.h"
 
 enum { BATCH = 50 };

@@ -6,25 +6,21 @@
  * are non-blocking, an attempt that would wait is repeated for 70 us before
  * poll(2), and after one that did not pay the next 1, 3, 7 ... 1023 waits go to
  * poll at once. A System V queue has no descriptor: there the attempts are made
- * with IPC_NOWAIT, and msgrcv(2) or msgsnd(2) without it stands for poll. */
+ * with IPC_NOWAIT, and msgrcv(2) or msgsnd(2) without it stands for poll. A
+ * ring in shared memory: ring.h. */
 #ifndef BENCH_RAW_H
 #define BENCH_RAW_H
 
-#define _GNU_SOURCE
+#include "base.h"
+#include "ring.h"
+
 #include <arpa/inet.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <mqueue.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
-#include <sched.h>
 #include <signal.h>
-#include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/ipc.h>
 #include <sys/msg.h>
 #include <sys/socket.h>
@@ -32,47 +28,13 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
-
-enum {
-  RAW_HEAD = 4,
-  RAW_AHEAD = 64 << 10, /* bytes read at once */
-  RAW_LIMIT = 64 << 20, /* bytes of a message */
-  RAW_SMALL = 64,       /* the small message of every benchmark */
-  RAW_LARGE = 1 << 20,  /* and the large one */
-  RAW_PATIENCE = 60,    /* seconds until a benchmark counts as hung */
-  RAW_BATCHES = 100000  /* measured at most */
-};
-
-static inline void raw_die(const char *what) {
-  fprintf(stderr, "bench: %s: %s\n", what, strerror(errno));
-  exit(EXIT_FAILURE);
-}
-
-static inline int64_t raw_now(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
-static inline void raw_pin(int core) {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  CPU_SET((size_t)core, &set);
-  if (sched_setaffinity(0, sizeof set, &set))
-    raw_die("sched_setaffinity");
-}
 
 /* ------------------------------------------------------------------- ends */
 
-typedef struct Wait {
-  unsigned skip, penalty;
-} Wait;
-
-typedef struct End {
+struct End {
   int rfd, wfd; /* of a System V queue the identifier */
-  enum { RAW_FILE, RAW_SOCKET, RAW_MQUEUE, RAW_SYSV } by;
+  enum { RAW_FILE, RAW_SOCKET, RAW_MQUEUE, RAW_SYSV, RAW_RING } by;
   bool packets, learning;
   bool lossy;   /* what finds no room is dropped */
   bool endless; /* closing tells nobody */
@@ -80,7 +42,8 @@ typedef struct End {
   Wait wait[2];
   char *in; /* read ahead */
   size_t at, size, room;
-} End;
+  Ring ring[2]; /* what it reads, what it writes */
+};
 
 /* A word of the list. */
 static inline bool raw_is(const char *kind, const char *list) {
@@ -222,8 +185,8 @@ static inline void raw_sockets(int fd[2], const char *kind, bool learning,
 
 /* Two ends of "pipe" (two pipes), "fifo" (two named ones), "packets" (the same
  * with O_DIRECT), "stream", "seqpacket", "datagram" (unix sockets), "tcp",
- * "udp", "sysv" or "mqueue" (two System V or POSIX queues), with room for large
- * messages if asked. */
+ * "udp", "sysv" or "mqueue" (two System V or POSIX queues) or "ring" (two in
+ * shared memory), with room for large messages if asked. */
 static inline void raw_pair(End *a, End *b, const char *kind, bool learning,
                             bool large) {
   int ab[2], ba[2];
@@ -236,6 +199,14 @@ static inline void raw_pair(End *a, End *b, const char *kind, bool learning,
     ab[1] = raw_mqueue(learning, large);
     *a = (End){.rfd = ab[0], .wfd = ab[1], .by = RAW_MQUEUE};
     *b = (End){.rfd = dup(ab[1]), .wfd = dup(ab[0]), .by = RAW_MQUEUE};
+  } else if (raw_is(kind, "ring")) {
+    *a = (End){.rfd = -1, .wfd = -1, .by = RAW_RING};
+    for (int i = 0; i < 2; i++)
+      ring_new(&a->ring[i], large ? 4 * RAW_LARGE : RAW_RING_SIZE, false, 1,
+               learning);
+    *b = *a;
+    b->ring[0] = a->ring[1];
+    b->ring[1] = a->ring[0];
   } else if (raw_is(kind, "stream seqpacket datagram tcp udp")) {
     raw_sockets(ab, kind, learning, large);
     *a = (End){.rfd = ab[0], .wfd = ab[0], .by = RAW_SOCKET};
@@ -250,15 +221,15 @@ static inline void raw_pair(End *a, End *b, const char *kind, bool learning,
     raw_die(kind);
   }
   a->packets = b->packets =
-      raw_is(kind, "packets seqpacket datagram udp sysv mqueue");
+      raw_is(kind, "packets seqpacket datagram udp sysv mqueue ring");
   a->lossy = b->lossy = raw_is(kind, "udp");
-  a->endless = b->endless = raw_is(kind, "datagram udp sysv mqueue");
+  a->endless = b->endless = raw_is(kind, "datagram udp sysv mqueue ring");
   a->learning = b->learning = learning;
   a->flags = b->flags = learning ? IPC_NOWAIT : 0;
 }
 
 static inline void raw_close(End *e) {
-  if (e->by == RAW_SYSV)
+  if (e->by == RAW_SYSV || e->by == RAW_RING)
     return;
   close(e->rfd);
   if (e->wfd != e->rfd)
@@ -267,24 +238,10 @@ static inline void raw_close(End *e) {
 
 /* ---------------------------------------------------------------- waiting */
 
-/* After an attempt that would have to wait. *until: when repeating it ends; 0
- * before the first time. */
+/* After an attempt that would have to wait; until as raw_tired has it. */
 static inline void raw_wait(End *e, bool writing, int64_t *until) {
-  Wait *w = &e->wait[writing];
-  int64_t now = raw_now();
-  if (*until == 0 && w->skip == 0) {
-    *until = now + 70000;
+  if (!raw_tired(&e->wait[writing], until))
     return;
-  }
-  if (*until && now < *until)
-    return;
-  if (*until) {
-    w->penalty = w->penalty * 2 + 1 < 1023 ? w->penalty * 2 + 1 : 1023;
-    w->skip = w->penalty;
-    *until = 0;
-  } else {
-    w->skip--;
-  }
   if (e->by == RAW_SYSV) {
     e->flags = 0; /* the next attempt sleeps */
     return;
@@ -391,7 +348,9 @@ static inline void raw_write_all(End *e, char *bytes, size_t size) {
 
 static inline void raw_send(End *e, char *bytes, size_t size) {
   char small[RAW_HEAD + 4096];
-  if (e->by == RAW_SYSV) {
+  if (e->by == RAW_RING) {
+    ring_send(&e->ring[1], bytes, size);
+  } else if (e->by == RAW_SYSV) {
     struct {
       long type;
       char bytes[RAW_SMALL];
@@ -427,8 +386,21 @@ static inline void raw_room(End *e, size_t room) {
   e->room = room;
 }
 
+/* From a ring: copied, as the others do, so that its space is free again. */
+static inline const char *raw_take(End *e, size_t *size) {
+  raw_room(e, RAW_LARGE);
+  const char *at = ring_peek(&e->ring[0], size);
+  if (*size > e->room)
+    raw_die("too big");
+  memcpy(e->in, at, *size);
+  ring_release(&e->ring[0], *size);
+  return *size ? e->in : NULL;
+}
+
 /* The next message, valid until the next call; NULL at the end. */
 static inline const char *raw_recv(End *e, size_t *size) {
+  if (e->by == RAW_RING)
+    return raw_take(e, size);
   if (e->packets) {
     raw_room(e, RAW_LARGE);
     *size = raw_read(e, e->in, e->room);
@@ -473,38 +445,7 @@ static inline void raw_expect(End *e, size_t size) {
   }
 }
 
-/* -------------------------------------------------------------- measuring */
-
-static inline int raw_order(const void *a, const void *b) {
-  int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
-  return (x > y) - (x < y);
-}
-
-/* ns that a batch did something else for, which do not count. */
-static int64_t raw_aside;
-
-/* Calls batch(end), which does `count` of something, for so many seconds after
- * a tenth of that as warm-up; prints the median, in ns for each of the count.
- */
-static inline void raw_measure(void (*batch)(End *e), End *e, size_t count,
-                               double seconds) {
-  static int64_t took[RAW_BATCHES];
-  size_t n = 0;
-  int64_t begin = raw_now(), length = (int64_t)(seconds * 1e9);
-  do
-    batch(e);
-  while (raw_now() - begin < length / 10);
-  begin = raw_now();
-  int64_t last = begin;
-  while (n < 3 || (last - begin < length && n < RAW_BATCHES)) {
-    batch(e);
-    int64_t now = raw_now();
-    took[n++] = now - last - raw_aside;
-    last = now;
-  }
-  qsort(took, n, sizeof *took, raw_order);
-  printf("%.1f\n", (double)took[n / 2] / (double)count);
-}
+/* ------------------------------------------------------------ processes */
 
 /* Forks: the child serves its end until that is closed, on core 1 ("across")
  * or, as the parent, on core 0 ("one"). */
@@ -517,6 +458,8 @@ static inline pid_t raw_fork(End *mine, End *its, const char *place,
   raw_pin(pid == 0 && !strcmp(place, "across") ? 1 : 0);
   if (pid == 0) {
     raw_close(mine);
+    for (int i = 0; its->by == RAW_RING && i < 2; i++)
+      ring_attach(&its->ring[i]);
     serve(its);
     _exit(0);
   }

@@ -1,4 +1,4 @@
--- All benchmarks: rounds in which this library, raw C and python3 take turns
+-- All benchmarks: rounds in which this library, raw C and others take turns
 -- with the same work, then medians, ratios and goals. A ratio is the median of
 -- the ratios of single rounds, so that it holds on a noisy machine too, where
 -- the times mean little. Mechanisms join by themselves; one that raw.h knows is
@@ -6,6 +6,7 @@
 -- [a word of the titles wanted]]].
 
 local ipc = require "ipc"
+local sections = dofile "bench/sections.lua"
 
 local rounds = tonumber(arg[1]) or 7
 local seconds = tonumber(arg[2]) or 0.1
@@ -13,84 +14,6 @@ local wanted = arg[3] or ""
 
 local LUA = arg[-1] or "lua5.4"
 local BUILD = "build/bench/"
-
--- What raw C calls it.
-local RAW = {
-  ["pipe"] = "pipe",
-  ["fifo"] = "fifo",
-  ["fifo, with its lock"] = "fifo",
-  ["pipe, packets"] = "packets",
-  ["unix stream"] = "stream",
-  ["unix seqpacket"] = "seqpacket",
-  ["unix datagram"] = "datagram",
-  ["tcp"] = "tcp",
-  ["udp"] = "udp",
-  ["System V queue"] = "sysv",
-  ["POSIX queue"] = "mqueue",
-}
-
--- Ways to use a mechanism that cost something else.
-local MORE = { { name = "fifo, with its lock", address = "fifo?writers=2", of = "fifo" } }
-
--- `raw`: at most so many times raw C's time; `python`: at least so many times
--- faster than python3; `most`: at most so much on the reference machine (two
--- cores of a virtual machine, Linux 6.18), where there is no such raw C;
--- `beside`: at most so many times the time of another mechanism's raw C.
-local SECTIONS = {
-  {
-    title = "Round trip of 64 bytes, across cores",
-    unit = "us", work = "pingpong", place = "across", against = "learning", python = 12,
-    raw = {
-      fifo = 1.25, pipe = 1.25, ["pipe, packets"] = 1.25, ["unix stream"] = 1.2, ["unix seqpacket"] = 1.2,
-      ["unix datagram"] = 1.2, tcp = 1.15, udp = 1.2, ["POSIX queue"] = 1.25,
-    },
-    beside = { ["System V queue"] = { "pipe", 1.25 } },
-  },
-  {
-    title = "Round trip of 64 bytes, on one core",
-    unit = "us", work = "pingpong", place = "one", against = "learning", python = 1,
-    raw = {
-      fifo = 1.25, pipe = 1.25, ["pipe, packets"] = 1.25, ["unix stream"] = 1.2, ["unix seqpacket"] = 1.2,
-      ["unix datagram"] = 1.2, tcp = 1.15, udp = 1.2, ["POSIX queue"] = 1.25,
-    },
-    beside = { ["System V queue"] = { "pipe", 1.25 } },
-  },
-  {
-    title = "One way, 64 bytes, send and recv, across cores",
-    unit = "ns", work = "small", place = "across", python = 1,
-    raw = {
-      fifo = 1.5, pipe = 1.5, ["pipe, packets"] = 1.5, ["unix stream"] = 1.15, ["unix seqpacket"] = 1.25,
-      ["unix datagram"] = 1.25, tcp = 1.1, ["System V queue"] = 1.3, ["POSIX queue"] = 1.1,
-    },
-  },
-  {
-    title = "One way, 64 bytes, sendmany and recvmany, across cores",
-    unit = "ns", work = "many", place = "across",
-    most = { pipe = 130, fifo = 130, ["unix stream"] = 110, tcp = 120 },
-  },
-  {
-    title = "One way, 1 MiB, across cores",
-    unit = "us", work = "large", place = "across", python = 1,
-    raw = {
-      pipe = 1.15, fifo = 1.15, ["unix stream"] = 1.4, ["unix seqpacket"] = 1.8, ["unix datagram"] = 1.8,
-      tcp = 1.4,
-    },
-  },
-  {
-    -- "there": a recv with a timeout beside a msgrcv that would block; "wake":
-    -- round trips in which both sides sleep, beside a pipe's.
-    title = "System V queue: what is there, beside msgrcv; a wake-up, beside a pipe's",
-    unit = "us", work = "waiting", place = "across", needs = "sysv", rows = { "there", "wake" },
-    names = { there = "timed recv, is there", wake = "wake-up, spin = 0" },
-    raw = { there = 1.1, wake = 2 },
-  },
-  {
-    title = "Making and closing",
-    unit = "us", work = "objects", rows = { "pipe", "unix", "fork" },
-    names = { unix = "unix stream", fork = "fork, first message" },
-    raw = { pipe = 2, unix = 2, fork = 1.3 },
-  },
-}
 
 local PER = { us = 1e3, ns = 1 }
 
@@ -101,7 +24,9 @@ local function quote(text)
 end
 
 -- What a program says instead of a number when the mechanism cannot do this.
-local EXCUSES = { ["too large"] = true, ["one at a time"] = true, ["may get lost"] = true }
+local EXCUSES = {
+  ["too large"] = true, ["one at a time"] = true, ["may get lost"] = true, ["polls"] = true,
+}
 
 local troubles = {} -- what else they said, each once
 
@@ -122,10 +47,66 @@ local function run(format, ...)
   return number
 end
 
-local function compile(name)
-  local command = "mkdir -p %s && ${CC:-cc} -O2 -o %s bench/%s.c"
-  if not os.execute(command:format(BUILD, BUILD .. name, name)) then
+local function compile(source, flags)
+  local command = "mkdir -p %speers && %s -O2 -o %s bench/%s %s"
+  local compiler = source:find "%.cpp$" and "${CXX:-c++}" or "${CC:-cc}"
+  local program = BUILD .. source:gsub("%.%w+$", "")
+  if not os.execute(command:format(BUILD, compiler, program, source, flags or "")) then
     os.exit(false)
+  end
+end
+
+-- What to run for another library; nil and a word to the user if it is missing.
+local function peer(word)
+  local p = sections.PEERS[word]
+  if p.missing == nil then
+    local include = p.include and ("$(printf ' -isystem %%s' %s)"):format(p.include) or ""
+    local has = p.python and "command -v python3" or
+      ("%s echo '#include <%s>' | ${CXX:-c++} -E -xc++ %s -"):format(
+        p.needs and ("command -v %s &&"):format(p.needs) or "", p.header, include)
+    p.missing = not os.execute(("{ %s; } >/dev/null 2>&1"):format(has))
+    if p.missing then
+      print(p.name:gsub(",.*", "") .. ": not installed")
+    elseif p.source then
+      compile("peers/" .. p.source, include .. " " .. p.flags)
+    end
+  end
+  if p.missing then
+    return nil
+  end
+  return p.python and "python3 bench/peers/python.py %s %s %s " .. p.python or
+    BUILD .. "peers/" .. p.source:gsub("%.%w+$", "") .. " %s %s %s"
+end
+
+-- Of a section on rings in shared memory. There is one raw C for all of them.
+local function rings_of(section, cell)
+  local work = section.work == "many" and "small" or section.work -- raw C gathers nothing
+  for _, ring in ipairs(sections.RINGS) do
+    if not section.only or section.only == ring.name then
+      section.rows[#section.rows + 1] = ring.name
+      for _, way in ipairs(#section.rows == 1 and { "blocking", "learning" } or {}) do
+        if section.work == "pingpong" then
+          cell(ring.name, way, BUILD .. "pingpong ring %s %s %s", way, section.place, seconds)
+        else
+          cell(ring.name, way, BUILD .. "oneway ring %s %s %s %s", way, section.place, seconds, work)
+        end
+      end
+      cell(ring.name, "ours", LUA .. " bench/ring.lua %s %s %s %s", ring.kind, section.work,
+        section.place, seconds)
+    end
+  end
+  section.others = {}
+  for word in pairs(section.peers or {}) do
+    section.others[#section.others + 1] = word
+  end
+  table.sort(section.others)
+  for i = #section.others, 1, -1 do
+    local command = peer(section.others[i])
+    if command then
+      cell(section.others[i], "peer", command, section.work, section.place, seconds)
+    else
+      table.remove(section.others, i)
+    end
   end
 end
 
@@ -153,16 +134,32 @@ local function cells_of(section)
     return cells
   end
   section.rows = {}
+  if section.rings then
+    rings_of(section, cell)
+    return cells
+  end
+  if section.crowds then
+    for _, c in ipairs(section.crowds) do
+      local name, writers, readers, kind, what = table.unpack(c)
+      section.rows[#section.rows + 1] = name
+      if kind ~= "broadcast" then
+        cell(name, "learning", BUILD .. "crowd %s %s %s %s", writers, readers, kind, seconds)
+      end
+      cell(name, "ours", LUA .. " bench/crowd.lua %s %s %s %s %s", writers, readers, kind, seconds,
+        what or "got")
+    end
+    return cells
+  end
   local ways = {}
   for _, m in ipairs(ipc.mechanisms()) do
     ways[#ways + 1] = m
-    for _, way in ipairs(MORE) do
+    for _, way in ipairs(sections.MORE) do
       ways[#ways + 1] = way.of == m.name and way or nil
     end
   end
   for _, m in ipairs(ways) do
     section.rows[#section.rows + 1] = m.name
-    local raw = RAW[m.name]
+    local raw = sections.RAW[m.name]
     for _, way in ipairs { "blocking", "learning" } do
       if raw and section.work == "pingpong" then
         cell(m.name, way, BUILD .. "pingpong %s %s %s %s", raw, way, section.place, seconds)
@@ -175,7 +172,7 @@ local function cells_of(section)
       section.place, seconds)
   end
   if section.python then
-    cell("python", "python", "python3 bench/peers.py %s %s %s", section.work, section.place, seconds)
+    cell("python", "python", "python3 bench/peers/python.py %s %s %s", section.work, section.place, seconds)
   end
   return cells
 end
@@ -229,6 +226,18 @@ end
 
 local LINE = "%-21s %9s %9s %9s %7s %-13s %9s %8s %s"
 
+-- A row of another library: how many times faster the first row of ours is.
+local function report_peer(section, word, samples, ours)
+  local name, least = sections.PEERS[word].name, section.peers[word]
+  local times, goal = ratio(samples, ours), ""
+  if times then
+    goal = (">= %g %s"):format(least, verdict(section, name, times >= least,
+      ("ours is %.1f times faster, goal %g"):format(times, least)))
+  end
+  print((LINE:format(name, "", "", "", "", "", number(median(samples), PER[section.unit]),
+    number(times), goal):gsub("%s+$", "")))
+end
+
 -- A row: the median times of `s`, and how `s.ours` compares to raw C and python.
 local function report_row(section, row, s, python, limit)
   local raw = section.against and s[section.against] or faster(s.blocking, s.learning)
@@ -241,9 +250,9 @@ local function report_row(section, row, s, python, limit)
       verdict(section, row, x <= limit, ("%.2f x raw C, goal %g"):format(x, limit)))
   elseif mine and most then
     goal = ("%s <= %g %s"):format(section.unit, most,
-      verdict(section, row, mine / per <= most, ("%.0f, goal %g"):format(mine / per, most)))
+      verdict(section, row, mine / per <= most, ("%s, goal %g"):format(number(mine, per), most)))
   end
-  if times and section.python and RAW[row] then
+  if times and section.python and sections.RAW[row] then
     goal2 = (">= %g %s"):format(section.python, verdict(section, row, times >= section.python,
       ("%.1f x faster than python, goal %g"):format(times, section.python)))
   end
@@ -252,21 +261,38 @@ local function report_row(section, row, s, python, limit)
     number(median(python), per), number(times), goal2):gsub("%s+$", "")))
 end
 
+-- A row of this library beside another one of it.
+local function report_than(section, row, of)
+  local than = section.than and section.than[row]
+  local x = than and ratio(of[row].ours, of[than[1]].ours)
+  if x then
+    print((LINE:format("  / " .. than[1], "", "", number(x) .. " x", "", ("<= %g %s"):format(than[2],
+      verdict(section, row, x <= than[2], ("%.2f x %s, goal %g"):format(x, than[1], than[2]))),
+      "", "", ""):gsub("%s+$", "")))
+  end
+end
+
 local function report(section, cells)
   local of, python = {}, {}
-  for _, row in ipairs(section.rows) do
-    of[row] = { blocking = {}, learning = {}, ours = {} }
+  for i, row in ipairs(section.rows) do
+    local first = section.rings and i > 1 and of[section.rows[1]]
+    of[row] = first and { blocking = first.blocking, learning = first.learning, ours = {} } or
+      { blocking = {}, learning = {}, ours = {} }
   end
+  local others = {}
   for _, c in ipairs(cells) do
     if c.column == "python" then
       python = c.samples
+    elseif c.column == "peer" then
+      others[c.row] = c.samples
     else
       of[c.row][c.column] = c.samples
     end
   end
   print(("\n%s (%s)"):format(section.title, section.unit))
   print(LINE:format("", "raw C", "raw C", "", "x raw", "", "", "x faster", ""))
-  print(LINE:format("", "blocking", "learning", "lua-ipc", "C", "goal", "python", "than it", "goal"))
+  print(LINE:format("", "blocking", "learning", "lua-ipc", "C", "goal",
+    section.rings and "other" or section.crowds and "" or "python", "than it", "goal"))
   for _, row in ipairs(section.rows) do
     report_row(section, row, of[row], python, section.raw and section.raw[row])
     local beside = section.beside and section.beside[row]
@@ -275,13 +301,17 @@ local function report(section, cells)
       local s = { blocking = other.blocking, learning = other.learning, ours = of[row].ours }
       report_row(section, row .. " / " .. beside[1], s, {}, beside[2])
     end
+    report_than(section, row, of)
+  end
+  for _, word in ipairs(section.others or {}) do
+    report_peer(section, word, others[word], of[section.rows[1]].ours)
   end
 end
 
 -- ------------------------------------------------------------------ the run
 
-for _, name in ipairs { "pingpong", "oneway", "objects" } do
-  compile(name)
+for _, name in ipairs { "pingpong", "oneway", "objects", "crowd" } do
+  compile(name .. ".c")
 end
 
 local function progress(...)
@@ -301,7 +331,7 @@ local function has(address)
 end
 
 local chosen = {}
-for _, section in ipairs(SECTIONS) do
+for _, section in ipairs(sections.LIST) do
   local possible = (section.place ~= "across" or ipc.cpus() > 1) and
     (not section.needs or has(section.needs))
   if possible and section.title:lower():find(wanted:lower(), 1, true) then

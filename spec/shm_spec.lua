@@ -369,7 +369,7 @@ describe("making shared memory:", function()
   it("another user's is refused, and opened with create = false if it may be", function()
     if not is_root then return pending "needs root" end
     local name = new_name()
-    local program = peer.popen(nobody .. " " .. with.command(([[
+    local program = io.popen(nobody .. " " .. with.command(([[
       local ipc = require "ipc"
       local ring = assert(ipc.shm(%q, "rw", { capacity = 4096 }))
       io.stdout:setvbuf "no"
@@ -667,7 +667,7 @@ describe("deaths in shared memory:", function()
     if not reopens then return end -- its mapping keeps the parent's locks there
     local name = new_name()
     local r = open(name, "r")
-    local program = peer.popen(with.command(([[
+    local program = io.popen(with.command(([[
       local ipc = require "ipc"
       local w = assert(ipc.shm(%q, "w"))
       w:send "last words"

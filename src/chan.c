@@ -356,12 +356,15 @@ static int chan_dup(lua_State *L) {
   if (!ipc_handle_usable(&c->h))
     return ipc_handle_refuse(L, &c->h, "dup");
   int err = ENOTSUP;
+  const char *why = c->why; /* of an error that recvmany found, perhaps */
   c->why = NULL;
   if ((c->h.moves || c->h.shares) && c->ops->dup)
     err = c->rest.link ? EBUSY : c->ops->dup(L, c);
   if (err == EBUSY && !c->why)
     c->why = "bytes are on their way";
-  return err ? ipc_fail(L, c->h.ops->type, "dup", err, c->why) : 1;
+  int n = err ? ipc_fail(L, c->h.ops->type, "dup", err, c->why) : 1;
+  c->why = why;
+  return n;
 }
 
 static const luaL_Reg chan_methods[] = {

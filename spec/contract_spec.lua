@@ -199,6 +199,13 @@ for _, row in ipairs(rooms) do
       fails(E.EBUSY, "it is made for one reader, and has one", r:dup())
       assert(w:send "undisturbed")
       assert.are.equal("undisturbed", r:recv())
+    end or row.once and function()
+      local r, w = with.open(row)
+      local copy, _, errno = w:dup()
+      assert.is_nil(copy)
+      assert.are.equal(E.ENOTSUP, errno)
+      assert(w:send "undisturbed")
+      assert.are.equal("undisturbed", r:recv())
     end,
     -- Closing a process ends it, and with it the end that is there.
     ["a peer that survives the sender's close"] = row.remote == "reader" and function()
@@ -1180,7 +1187,7 @@ for _, row in ipairs(rooms) do
       promise("events names what is waited for, pollfd a descriptor", { "both here" }, function()
         local r, w = open()
         assert.are.equal("r", r:events())
-        assert.are.equal(row.both and "r" or "w", w:events())
+        assert.are.equal((row.both or row.memory) and "r" or "w", w:events())
         assert.are.equal(row.can.descriptor and "integer" or nil, math.type(r:pollfd()))
         if row.can.descriptor then
           assert.are_not.equal(r:pollfd(), w:pollfd())

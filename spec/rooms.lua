@@ -15,6 +15,7 @@
 -- it came from, what is sent with it goes there; `every`: each receiver gets
 -- every message; `counts`: the tag is how many of them it lost; `tells`: who
 -- sends is told that nobody receives any more (as `ends` unless said);
+-- `once`: the sender came through a socket and cannot be opened again here: no dup;
 -- `schedules`: open runs a scheduler of its own, so it is not tried under
 -- another one (what it opens is as another row's);
 -- `open(options)` -> the end that tests receive from, the one they send to.
@@ -382,8 +383,25 @@ local function handed_over(options)
   return r, w
 end
 
+-- Where descriptors cannot be opened again, memory without a name has one that
+-- nobody is told, who received it neither.
+local function hidden_names()
+  local list <close> = assert(io.popen "ls -a /dev/shm 2>/dev/null")
+  return select(2, list:read("a"):gsub("%f[^\n\0]%.ipc%.%x+\n", ""))
+end
+
+local function hidden()
+  local r, w = ipc.queue()
+  if not r then return false end
+  local there = hidden_names() -- and who was killed left some, which that has swept
+  r:close()
+  w:close()
+  return hidden_names() < there
+end
+
 add {
   name = "shared memory, connected", mechanism = "shared memory", late = "killed", memory = true,
+  once = hidden(),
   schedules = true,
   open = handed_over,
 }

@@ -404,7 +404,8 @@ static const HandleOps cast_handle = {.type = "ipc.broadcast",
                                       .close = ipc_ring_close,
                                       .forking = cast_forking,
                                       .forked = ipc_ring_forked,
-                                      .give = ipc_rings_give};
+                                      .give = ipc_rings_give,
+                                      .events = true};
 
 /* What was received forwards: b:send(a:recv()). */
 static const Tags cast_tags = {

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <lauxlib.h>
 #include <lua.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -51,6 +52,10 @@ static bool handle_ends(lua_State *L, const Handle *h) {
   bool there = lua_rawgetp(L, -1, h) != LUA_TNIL;
   lua_pop(L, 2);
   return there;
+}
+
+short ipc_handle_events(const Handle *h, int want) {
+  return want == IPC_WRITE && !h->ops->events ? POLLOUT : POLLIN;
 }
 
 int ipc_handle_watch(Handle *h, int want) {
@@ -247,7 +252,9 @@ What to poll `pollfd()` for: `"r"` or `"w"`, as cqueues(3) wants it.
 */
 static int handle_events(lua_State *L) {
   Handle *h = ipc_handle_self(L);
-  lua_pushstring(L, ipc_handle_interest(h) == IPC_WRITE ? "w" : "r");
+  int want = ipc_handle_interest(h);
+  short events = ipc_handle_events(ipc_handle_part(h, want), want);
+  lua_pushstring(L, events == POLLOUT ? "w" : "r");
   return 1;
 }
 

@@ -96,6 +96,7 @@ typedef struct HandleOps {
   int (*give)(Handle *h, Given *g);
 
   int interest; /* of what is no channel: what a bare one is polled for */
+  bool events;  /* its descriptors become readable, whatever `want` is */
 } HandleOps;
 
 struct Handle {
@@ -169,6 +170,9 @@ void ipc_handle_moved(lua_State *L, int index, int pid);
 /* What to poll for `want`, started: see HandleOps.arm. -1 and h->nap set where
  * there is nothing to poll. */
 int ipc_handle_watch(Handle *h, int want);
+
+/* What poll(2) is asked of h's descriptor for `want`: POLLIN or POLLOUT. */
+short ipc_handle_events(const Handle *h, int want);
 
 /* The earlier of `deadline` and the end of h's nap. */
 Nanos ipc_handle_nap(const Handle *h, Nanos deadline);

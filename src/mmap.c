@@ -20,7 +20,8 @@ static const HandleOps mmap_handle = {.type = "ipc.mmap",
                                       .close = ipc_ring_close,
                                       .forking = ipc_ring_forking,
                                       .forked = ipc_ring_forked,
-                                      .give = ipc_rings_give};
+                                      .give = ipc_rings_give,
+                                      .events = true};
 
 static void mmap_read(lua_State *L, int index, SegmentAsk *ask) {
   ipc_rings_side(L, index, "readers", SEGMENT_SOLE_READER, ask);

@@ -220,6 +220,7 @@ static int poll_add(State *S, const Entry *e, bool sleeps) {
       Handle *part = ipc_handle_part(e->handle, want);
       p.fd = sleeps ? ipc_handle_watch(part, want)
                     : part->ops->descriptor(part, want);
+      p.events = ipc_handle_events(part, want);
     }
     memcpy(S->polls.bytes + S->polls.size, &p, sizeof p);
     S->polls.size += sizeof p;

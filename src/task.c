@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <lauxlib.h>
 #include <lua.h>
+#include <poll.h>
 #include <string.h>
 
 #include "ipc.h"
@@ -241,7 +242,10 @@ static int waiter_pollfd(lua_State *L) {
 }
 
 static int waiter_events(lua_State *L) {
-  lua_pushstring(L, waiter_self(L)->want == IPC_WRITE ? "w" : "r");
+  const Waiter *w = waiter_self(L);
+  bool writes = w->handle ? ipc_handle_events(w->handle, w->want) == POLLOUT
+                          : w->want == IPC_WRITE;
+  lua_pushstring(L, writes ? "w" : "r");
   return 1;
 }
 

@@ -131,7 +131,8 @@ int ipc_sleep(State *S, size_t count, Nanos deadline) {
     if (ipc_buffer_reserve(&S->polls, sizeof(struct pollfd)))
       break; /* it will be written by the next wait instead */
     struct pollfd *p = (struct pollfd *)(void *)S->polls.bytes + all++;
-    *p = (struct pollfd){c->h.ops->descriptor(&c->h, IPC_WRITE), POLLOUT, 0};
+    *p = (struct pollfd){c->h.ops->descriptor(&c->h, IPC_WRITE),
+                         ipc_handle_events(&c->h, IPC_WRITE), 0};
     S->polls.size = all * sizeof(struct pollfd);
   }
   Nanos left = IPC_FOREVER;
@@ -256,7 +257,7 @@ static int run_wait(lua_State *L, Run *r, int want) {
   if (ipc_buffer_reserve(&S->polls, sizeof(struct pollfd)))
     return ENOMEM;
   *(struct pollfd *)(void *)S->polls.bytes = (struct pollfd){
-      ipc_handle_watch(part, want), want == IPC_WRITE ? POLLOUT : POLLIN, 0};
+      ipc_handle_watch(part, want), ipc_handle_events(part, want), 0};
   err = ipc_sleep(S, 1, ipc_handle_nap(part, deadline));
   if (err == EINTR)
     return ipc_run_hooks(L, S, r->hook, context, run);

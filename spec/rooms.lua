@@ -200,7 +200,7 @@ local function ring(constructor, format)
     local r, message, errno = ipc[constructor](name, "r", all)
     if not r then return r, message, errno end
     local w = assert(ipc[constructor](name, "w", all))
-    left[#left + 1] = (constructor == "shm" and "/dev/shm" or "") .. name
+    left[#left + 1] = (constructor ~= "mmap" and "/dev/shm" or "") .. name
     return r, w
   end
 end

@@ -878,7 +878,7 @@ for _, row in ipairs(rooms) do
         local r, w = open()
         assert(w:send "1" and w:put(2) and w:send "" and w:send "4")
         assert.is_true(w:close())
-        assert.are.equal("1", r:recv(0.5))
+        assert.are.equal("1", r:recv(PATIENCE))
         assert.are.equal(2, r:get())
         assert.are.equal("", r:recv())
         assert.are.same({ "4" }, r:recvmany(10))
@@ -972,7 +972,7 @@ for _, row in ipairs(rooms) do
         assert(w:send "" and w:send "" and w:send "x")
         if row.can.empty then
           assert.are.equal("", r:recv())
-          assert.are.equal("", r:recv(0.5))
+          assert.are.equal("", r:recv(PATIENCE))
         end
         assert.are.equal("x", r:recv())
         times_out(r:recv(0))
@@ -1146,8 +1146,13 @@ for _, row in ipairs(rooms) do
         times_out(ipc.poll({ { w, "w" } }, 0))
         if not row.remote then
           assert(r:recv())
-          while r:recv(0) do w:flush(0) end
-          assert.is_true(ipc.poll({ { w, "w" } }, 0)[w])
+          local limit = ipc.now() + PATIENCE
+          local ready
+          repeat -- once, but where the system takes its time to move what is sent
+            while r:recv(0) do w:flush(0) end
+            ready = ipc.poll({ { w, "w" } }, row.late and 0.01 or 0)
+          until ready or not row.late or ipc.now() > limit
+          assert.is_true(ready and ready[w])
         end
       end)
 
@@ -1692,7 +1697,9 @@ for _, row in ipairs(rooms.streams) do
       if os.getenv "IPC_FAULT_RATE" and not r:timeout() then return end -- a short read
       assert.are.equal(0, r:timeout())
       assert.is_true(ipc.poll({ r }, 0)[r])
-      assert.are.equal("bc", r:recv(0))
+      local rest = r:recv(0)
+      if os.getenv "IPC_FAULT_RATE" and rest == "b" then rest = rest .. r:recv() end -- two
+      assert.are.equal("bc", rest)
       assert.is_nil(r:timeout())
     end)
   end)

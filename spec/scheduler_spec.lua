@@ -151,9 +151,11 @@ for _, kind in ipairs(schedulers) do
           local r2, w2 = pipe()
           local turns, time, word = 0, nil, nil
           s:go(function()
-            local start = ipc.now()
-            word = select(2, r:recv(0.03))
-            time = ipc.now() - start
+            repeat -- once, if the machine lets the other work meanwhile
+              local start = ipc.now()
+              word = select(2, r:recv(0.03))
+              time = ipc.now() - start
+            until turns > 1 or word ~= "timeout" or time < 0.03
             w2:close()
           end)
           s:go(function()
@@ -335,14 +337,11 @@ for _, kind in ipairs(schedulers) do
 
     it("closing what others poll for its rest disturbs neither them nor the number's next owner",
       function()
-        local r = pipe()
+        local r, w = pipe()
         local r1, lost = pipe { linger = 0 }
         assert(lost:send(BIG, nil, 0))
-        local number, word, sent, empty = lost:pollfd(), nil, nil, false
-        s:go(function()
-          word = select(2, r:recv(0.05))
-          assert.is_true(empty)
-        end)
+        local number, word, sent = lost:pollfd(), nil, nil
+        s:go(function() word = r:recv() end)
         s:go(function()
           assert.is_nil((lost:close()))
           assert.is_true(r1:close())
@@ -351,12 +350,12 @@ for _, kind in ipairs(schedulers) do
           with.fill(w2, ("x"):rep(1000))
           s:go(function()
             while r2:recv(0) do end
-            empty = true
           end)
           sent = w2:send(("x"):rep(1000))
+          assert(w:send "at last")
         end)
         s:run(PATIENCE)
-        assert.are.equal("timeout", word)
+        assert.are.equal("at last", word)
         assert.is_true(sent)
       end)
 
@@ -713,6 +712,63 @@ for _, kind in ipairs(schedulers) do
       end
     end)
 
+    it("who is woken for nothing overtakes nobody, however often", function()
+      for _, row in ipairs(tried) do
+        if not row.remote and not row.lossy then
+          s.backwards = false
+          local r, w = open(row)
+          local got, sent, text = {}, {}, ("x"):rep(1000)
+          local function wake(task)
+            for _ = 1, 10 do
+              s.member[task] = false
+              s:step()
+            end
+          end
+          s:go(function() got[1] = r:recv() end)
+          local second = s:go(function() got[2] = r:recv() end)
+          s:step()
+          wake(second)
+          s.backwards = true
+          assert(w:sendmany { "1", "2" })
+          s:run(PATIENCE)
+          assert.are.same({ "1", "2" }, got)
+          s.backwards = false
+          local n = with.fill(w, text)
+          s:go(function() assert(w:send("1" .. text)) end)
+          second = s:go(function() assert(w:send("2" .. text)) end)
+          s:step()
+          -- Without a descriptor the first waits for a time, and that passes.
+          if s.member[second][1]:pollfd() then wake(second) end
+          s.backwards = true
+          s:go(function()
+            for _ = 1, n do assert(r:recv()) end
+            for i = 1, 2 do sent[i] = r:recv():sub(1, 1) end
+          end)
+          s:run(PATIENCE)
+          assert.are.same({ "1", "2" }, sent)
+        end
+      end
+    end)
+
+    it("a sender that nobody tells of room looks again, whatever others do on its handle", function()
+      local q = with.close(assert(ipc.sysv("private", "rw", { temporary = true })))
+      local other = with.close(q:dup())
+      local text, got = ("x"):rep(1000), {}
+      local n = 0
+      while q:send(text, 1, 0) do n = n + 1 end
+      s:go(function() assert(q:send("1" .. text, 2)) end)
+      s:go(function() got[3] = q:recv(nil, 7) end)
+      s:go(function() assert(q:send("2" .. text, 2)) end)
+      s:step()
+      for _ = 1, n do assert(other:recv(0, 1)) end
+      s:go(function()
+        for i = 1, 2 do got[i] = other:recv(nil, 2):sub(1, 1) end
+        assert(other:send("3", 7))
+      end)
+      s:run(PATIENCE)
+      assert.are.same({ "1", "2", "3" }, got)
+    end)
+
     it("coroutine.close of a waiting task gives up its place", function()
       local r, w = pipe()
       local got, closed = {}, false
@@ -757,17 +813,60 @@ for _, kind in ipairs(schedulers) do
       assert.are.equal("x", got)
     end)
 
-    it("a task that is dropped but kept does not hold up the others for ever", function()
+    it("a task that is dropped but kept does not hold up the others for ever, which stay in order", function()
+      for _, row in ipairs(tried) do
+        if not row.remote and not row.lossy then
+          local r, w = open(row)
+          local got, sent, text = {}, {}, ("x"):rep(1000)
+          local first = s:go(function() r:recv() end)
+          s:step()
+          s:drop(first)
+          s.backwards = false
+          for i = 1, 3 do
+            s:go(function() got[i] = r:recv() end)
+          end
+          s:step()
+          s.backwards = true
+          assert(w:sendmany { "1", "2", "3" })
+          s:run(PATIENCE)
+          assert.are.same({ "1", "2", "3" }, got)
+          assert.are.equal("suspended", coroutine.status(first))
+          local n = with.fill(w, text)
+          first = s:go(function() w:send(text) end)
+          s:step()
+          s:drop(first)
+          s.backwards = false
+          for i = 1, 3 do
+            s:go(function() assert(w:send(i .. text)) end)
+          end
+          s:step()
+          s.backwards = true
+          s:go(function()
+            for _ = 1, n do assert(r:recv()) end
+            for i = 1, 3 do sent[i] = r:recv():sub(1, 1) end
+          end)
+          s:run(PATIENCE)
+          assert.are.same({ "1", "2", "3" }, sent)
+        end
+      end
+    end)
+
+    it("a task that was passed over has its place again once it looks", function()
       local r, w = pipe()
-      local got
-      local first = s:go(function() r:recv() end)
+      local got = {}
+      local first = s:go(function() got[1] = r:recv() end)
+      s:go(function() got[2] = r:recv() end)
       s:step()
       s:drop(first)
-      s:go(function() got = r:recv() end)
-      assert(w:send "x")
+      assert(w:send "for the second")
       s:run(PATIENCE)
-      assert.are.equal("x", got)
-      assert.are.equal("suspended", coroutine.status(first))
+      s.member[first] = false
+      table.insert(s.order, first)
+      s:go(function() got[3] = r:recv() end)
+      s:step()
+      assert(w:sendmany { "for the first", "for the third" })
+      s:run(PATIENCE)
+      assert.are.same({ "for the first", "for the second", "for the third" }, got)
     end)
 
     it("a task whose wait raises gives up its place", function()

@@ -63,11 +63,13 @@ int ipc_handle_watch(Handle *h, int want) {
   if (h->nap)          /* the op looks again by itself */
     return -1;
   int fd = h->ops->descriptor(h, want);
-  if (h->ops->arm && h->ops->arm(h, want) != 0) {
+  if (h->ops->arm && h->ops->arm(h, want) != 0)
+    fd = -1;
+  else if (fd < 0)
+    fd = h->ops->descriptor(h, want);
+  if (fd < 0) /* nothing will tell, and nobody has looked yet */
     h->nap = NAP;
-    return -1;
-  }
-  return fd >= 0 ? fd : h->ops->descriptor(h, want);
+  return fd;
 }
 
 Nanos ipc_handle_nap(const Handle *h, Nanos deadline) {

@@ -466,8 +466,16 @@ static bool segment_is_temporary(int fd, const char *digits) {
                      memcmp(start, nothing, sizeof start) == 0));
 }
 
+/* Whether an open file is the one of that path. */
+static bool segment_is_of(int fd, const char *path) {
+  struct stat is, named;
+  return fstat(fd, &is) == 0 && lstat(path, &named) == 0 &&
+         is.st_dev == named.st_dev && is.st_ino == named.st_ino;
+}
+
 /* Where files cannot be made without a name: those on their way whose makers
- * were killed. */
+ * were killed. One that had reached the name has users, the caller perhaps, and
+ * they need its other name no more. */
 void ipc_segment_sweep(const char *path) {
   char name[NAME_MOST], full[NAME_MOST];
   size_t directory = segment_directory(path);
@@ -489,12 +497,14 @@ void ipc_segment_sweep(const char *path) {
     int fd = open(full, O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
       continue;
-    /* Its maker has the registry until the end; who uses it has a slot. */
+    /* Its maker has the registry until the end; who uses one that has no other
+     * name has a slot. */
     bool held = false;
     if (segment_is_temporary(fd, e->d_name + strlen(start)) &&
         ipc_os_byte_lock(fd, REGISTRY) == 0 &&
-        ipc_os_byte_held(fd, PRESENT(0), SEGMENT_SLOTS_MOST, &held) == 0 &&
-        !held)
+        (segment_is_of(fd, path) ||
+         (ipc_os_byte_held(fd, PRESENT(0), SEGMENT_SLOTS_MOST, &held) == 0 &&
+          !held)))
       (void)unlink(full);
     close(fd);
   }
@@ -679,7 +689,8 @@ static int segment_open(Segment *s, const SegmentAsk *ask) {
   int err = segment_read_head(s, ask->kind);
   if (!err)
     err = segment_join_locked(s, ask);
-  if (!err && is.st_nlink > 1) /* its maker was killed before it was done */
+  /* Its maker was killed before it was done; so was whoever else used it. */
+  if ((!err || err == ESTALE) && is.st_nlink > 1)
     ipc_segment_sweep(ask->path);
   return err;
 }

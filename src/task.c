@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "ipc.h"
+#include "os.h"
 
 /***
  * @submodule ipc
@@ -26,14 +27,23 @@ struct Waiter {
   Nanos deadline;
   int want;
   bool watches;   /* is woken, but takes no turn */
+  bool absent;    /* was passed over; until it looks again */
   bool closing;   /* its call goes on although the handle is closed */
   unsigned looks; /* how often it had its turn */
-  Waiter *behind; /* whom it waited for last, and how often that one */
-  unsigned seen;  /* had looked then */
+  /* Whom it waited for last, how often that one had looked then, and how often
+   * it may still miss its turn. */
+  const Waiter *behind;
+  unsigned seen;
   unsigned patience;
 };
 
 static const char waiter_key; /* registry: the metatable */
+
+enum { PATIENCE = 3 };
+
+/* Schedulers count from when they are told, which is later: a machine that has
+ * other things to do may come between. */
+static const Nanos waiter_grace = IPC_SECOND / 10;
 
 enum { SCHEDULER_IS_TASK = 1, SCHEDULER_WAIT, SCHEDULER_CANCEL };
 
@@ -64,7 +74,7 @@ void ipc_waiters_forget(Handle *h) {
 
 Waiter *ipc_waiter_first(const Handle *h, int want) {
   Waiter *w = h->queue;
-  while (w && (w->want != want || w->watches))
+  while (w && (w->want != want || w->watches || w->absent))
     w = w->next;
   return w;
 }
@@ -76,23 +86,59 @@ bool ipc_waiter_any(const Handle *h, int want) {
   return w != NULL;
 }
 
-/* First come, first served; but one who was woken three times while the first
- * did not even look (its coroutine was dropped) goes ahead. */
-bool ipc_waiter_turn(Waiter *w) {
-  if (!w->handle) /* it is gone */
+/* Whether it need not wait: its handle was closed, or holds what it wants. */
+static bool waiter_due(const Waiter *w) {
+  Handle *h = w->handle;
+  if (!h)
+    return false;
+  if (!h->open || h->leaving || (h->closing && !w->closing) ||
+      h->generation != ipc_generation)
     return true;
-  Waiter *first = ipc_waiter_first(w->handle, w->want);
-  if (first != w) {
-    if (w->behind != first || w->seen != first->looks) {
-      w->behind = first;
-      w->seen = first->looks;
-      w->patience = 3;
-    }
-    if (w->patience > 0) {
-      w->patience--;
-      return false;
-    }
+  return (w->watches || ipc_waiter_first(h, w->want) == w) &&
+         h->ops->ready(h, w->want, false) != EAGAIN;
+}
+
+/* Whether a scheduler that looks now wakes it. */
+static bool waiter_called(const Waiter *w) {
+  const Handle *h = w->handle;
+  if (waiter_due(w) || ipc_now() - waiter_grace >= w->deadline)
+    return true;
+  struct pollfd p = {h->ops->descriptor(h, w->want),
+                     ipc_handle_events(h, w->want), 0};
+  size_t ready = 0;
+  return p.fd >= 0 && ipc_os_poll(&p, 1, 0, &ready) == 0 && ready > 0;
+}
+
+/* Whether the first has missed its turn too often. That w was woken says
+ * nothing: by a time of its own, perhaps, or for a rest. But what called the
+ * first when w was woken brings it to look before w is woken the next time. */
+static bool waiter_misses(Waiter *w, const Waiter *first) {
+  if (w->behind != first || w->seen != first->looks) {
+    w->behind = first;
+    w->seen = first->looks;
+    w->patience = PATIENCE;
   }
+  if (w->patience == 0)
+    return true;
+  if (waiter_called(first))
+    w->patience--;
+  return false;
+}
+
+/* First come, first served; but one that does not look although it could (its
+ * coroutine was dropped) is passed over. */
+bool ipc_waiter_turn(Waiter *w) {
+  const Handle *h = w->handle;
+  if (!h) /* it is gone */
+    return true;
+  w->absent = false;
+  Waiter *first = ipc_waiter_first(h, w->want);
+  if (first != w && waiter_misses(w, first)) {
+    first->absent = true;
+    first = ipc_waiter_first(h, w->want);
+  }
+  if (first != w)
+    return false;
   w->looks++;
   return true;
 }
@@ -247,18 +293,6 @@ static int waiter_events(lua_State *L) {
                           : w->want == IPC_WRITE;
   lua_pushstring(L, writes ? "w" : "r");
   return 1;
-}
-
-/* Whether it need not wait: its handle was closed, or holds what it wants. */
-static bool waiter_due(const Waiter *w) {
-  Handle *h = w->handle;
-  if (!h)
-    return false;
-  if (!h->open || h->leaving || (h->closing && !w->closing) ||
-      h->generation != ipc_generation)
-    return true;
-  return (w->watches || ipc_waiter_first(h, w->want) == w) &&
-         h->ops->ready(h, w->want, false) != EAGAIN;
 }
 
 static int waiter_timeout(lua_State *L) {

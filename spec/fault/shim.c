@@ -6,9 +6,9 @@
  * It does only what a kernel may do. Packets are whole or not there; a write
  * of up to PIPE_BUF to a pipe is not divided; a poll is interrupted only when
  * nothing is ready; and EINTR, or EAGAIN in the face of readiness, comes only
- * after a poll that waited, select(2) BUGS. With IPC_FAULT_WILD these two come
- * at any time, and any write is divided: for programs that never use a timeout
- * of 0 and have one writer. */
+ * after a poll that waited, select(2) BUGS, and never from eventfd(2). With
+ * IPC_FAULT_WILD these two come at any time, and any write is divided: for
+ * programs that never use a timeout of 0 and have one writer. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -78,11 +78,18 @@ static bool shim_chance(void) {
 
 static void shim_count(int what) { atomic_fetch_add(&shim.counts[what], 1); }
 
+/* Whether reading it never says EAGAIN in the face of readiness, nor EINTR:
+ * eventfd(2), which is a file of no type. */
+static bool shim_is_event(int fd) {
+  struct stat st;
+  return fstat(fd, &st) == 0 && (st.st_mode & S_IFMT) == 0;
+}
+
 /* A fault that is an error: sets errno. */
 static bool shim_error(int fd) {
   bool polled = shim_polled == fd;
   shim_polled = -1;
-  if (!(polled || shim.wild) || !shim_chance())
+  if (!(polled || shim.wild) || !shim_chance() || shim_is_event(fd))
     return false;
   if (shim_random() % 2) {
     errno = EAGAIN;

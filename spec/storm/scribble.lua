@@ -9,9 +9,11 @@ end
 local ipc = require "ipc"
 local E = ipc.errno
 
+io.stdout:setvbuf "line" -- what is ended by force has said it, too
+
 local TOTAL = LONG and 60 or 1.5 -- seconds for each kind
 local ROUND = LONG and 2 or 0.5 -- with one segment
-local LATE = 1 -- seconds beyond a deadline that fail
+local LATE = 5 -- seconds beyond a deadline that no load of the machine explains
 local HELPER = (os.getenv "BUILD" or "build") .. "/storm/scribble"
 local name = ("/lua_ipc_scribble.%d"):format(ipc.pid())
 

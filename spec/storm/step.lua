@@ -231,28 +231,28 @@ trial({
 among("w", {
   former = send,
   choose = victims.sending,
-  act = function(w) assert(w:send(W, nil, 1)) end,
+  act = function(w) assert(w:send(W, nil, 10)) end,
   allowed = set("ABC", "ABCV", "ABCW", "ABCVW"),
 }, "send, takeover")
 
 among("r", {
   former = recv,
   choose = victims.receiving,
-  act = function(r) assert(r:recv(1)) end,
+  act = function(r) assert(r:recv(10)) end,
   allowed = set("ABC", "BC", "C"),
 }, "recv, takeover")
 
 among("r", {
   former = take,
   choose = victims.receiving,
-  act = function(r) assert(r:take(1)) end,
+  act = function(r) assert(r:take(10)) end,
   allowed = set "ABC",
 }, "take, takeover", { lease = true })
 
 among("r", {
   former = ack,
   choose = victims.receiving,
-  act = function(r) assert(r:recv(1)) end,
+  act = function(r) assert(r:recv(10)) end,
   allowed = set("ABC", "AB", "AC", "BC", "C"),
 }, "recv after ack, takeover", { lease = true })
 
@@ -296,7 +296,7 @@ if ipc.broadcast then
     local t
     t = cast({
       mode = "r",
-      act = function(r) assert(r:recv(1)) end,
+      act = function(r) assert(r:recv(10)) end,
       allowed = set "ABC",
     }, "broadcast: recv, " .. slow, { slow = slow })
     t.first = true
@@ -314,7 +314,7 @@ if ipc.broadcast then
       mode = "w",
       former = trials[#trials - 4],
       choose = victims.sending,
-      act = function(w) assert(w:send(W, nil, 1)) end,
+      act = function(w) assert(w:send(W, nil, 10)) end,
       allowed = set("ABC", "ABCV", "ABCW", "ABCVW"),
     }, "broadcast: send, takeover, " .. slow, { slow = slow })
   end

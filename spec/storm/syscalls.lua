@@ -6,7 +6,7 @@ local victims = require "spec.support.victims"
 
 local step = victims.step
 local e <const> = ipc.errno
-local PATIENCE <const> = 2 -- s
+local PATIENCE <const> = 20 -- s
 
 -- Numbers on x86_64. What is released is gone whatever the answer is, but not
 -- when the call was never made: that leak is ours, not the library's.

@@ -5,6 +5,8 @@ local LONG = arg[1] == "--long" or (os.getenv "LONG" or "") ~= ""
 local ipc = require "ipc"
 local E = ipc.errno
 
+io.stdout:setvbuf "line" -- what is ended by force has said it, too
+
 local PATIENCE = 10 -- seconds for a scenario: reaching it is a failure
 local folder = (os.getenv "TMPDIR" or "/tmp")
 local unique = ("lua_ipc_truncate.%d"):format(ipc.pid())

@@ -12,6 +12,8 @@
 --   open(mode)           opens it; options, file, broadcast: what it is
 local ipc = require "ipc"
 
+io.stdout:setvbuf "line" -- what is ended by force has said it, too
+
 local build = os.getenv "BUILD" or "build"
 local step = assert(package.loadlib(build .. "/storm/step.so", "luaopen_step"))()
 if not step then
@@ -32,6 +34,7 @@ victims.path = "/dev/shm" .. victims.name
 victims.file = (os.getenv "TMPDIR" or "/tmp") .. "/storm-step-" .. pid .. ".ring"
 
 local LONG <const> = arg[1] == "--long"
+local PATIENCE <const> = 10 -- seconds until a survivor's call counts as stuck
 local SAMPLE <const> = 12 -- points that change nothing, of each trial in short
 local ROUNDS <const> = 64
 local FUTEX <const> = 202
@@ -47,7 +50,7 @@ end
 local FRESH <const> = victims.message "F"
 
 function victims.fill(ch, letters)
-  for letter in letters:gmatch "." do assert(ch:send(victims.message(letter), nil, 1)) end
+  for letter in letters:gmatch "." do assert(ch:send(victims.message(letter), nil, PATIENCE)) end
 end
 
 -- What is in the directory of `path` under its name, or a name for it to be.
@@ -63,7 +66,7 @@ end
 -- What the ring holds, as letters, up to the message that is fresh; with leases
 -- those of the dead come when the receiver has waited.
 local function drain(reader, lease)
-  local letters, deadline, fresh = {}, ipc.now() + 1, false
+  local letters, deadline, fresh = {}, ipc.now() + PATIENCE, false
   repeat
     local message, why = reader:recv(deadline - ipc.now())
     if not message then return nil, ("recv: %s after '%s'"):format(why, table.concat(letters)) end
@@ -84,10 +87,10 @@ local function whole(c)
     return ("%d bytes, %d messages are still in it"):format(stats.used, stats.depth)
   end
   local most = ("x"):rep(writer:maxsize())
-  local sent, why = writer:send(most, nil, 1)
+  local sent, why = writer:send(most, nil, PATIENCE)
   if not sent then return "a message of the whole capacity: " .. why end
   local got
-  got, why = reader:recv(1)
+  got, why = reader:recv(PATIENCE)
   if got ~= most then return "a message of the whole capacity does not return: " .. tostring(why) end
 end
 
@@ -95,9 +98,9 @@ end
 local function around(c)
   local most = ("x"):rep(c.fresh_writer:maxsize() // 2)
   for _ = 1, 6 do
-    local sent, why = c.fresh_writer:send(most, nil, 1)
+    local sent, why = c.fresh_writer:send(most, nil, PATIENCE)
     if not sent then return "a sender is held back: " .. why end
-    if c.reader:recv(1) ~= most or c.fresh_reader:recv(1) ~= most then return "a message is missing" end
+    if c.reader:recv(PATIENCE) ~= most or c.fresh_reader:recv(PATIENCE) ~= most then return "a message is missing" end
   end
 end
 
@@ -115,17 +118,17 @@ local function through(t, c)
   local got
   if not t.full then
     local sent
-    sent, why = writer:send(FRESH, nil, 1)
+    sent, why = writer:send(FRESH, nil, PATIENCE)
     if not sent then return "a sender does not get through: " .. why end
   else
     repeat
-      got, why = reader:recv(1)
+      got, why = reader:recv(PATIENCE)
       if not got then return "a receiver does not get through: " .. why end
     until reader:stats().used == 0
-    assert(writer:send(FRESH, nil, 1))
+    assert(writer:send(FRESH, nil, PATIENCE))
   end
   if t.broadcast then -- a subscriber sees what comes after it
-    got = reader:recv(1)
+    got = reader:recv(PATIENCE)
     if got ~= FRESH then return "the new subscriber does not get the new message" end
     reader = c.reader
   end

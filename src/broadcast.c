@@ -30,12 +30,12 @@ static bool cast_beyond(uint64_t a, uint64_t b) { return (int64_t)(a - b) > 0; }
 /* Where this one reads next, for senders that wait for the slowest, and for the
  * process it may move to. */
 static void cast_publish(Ring *r) {
-  if (!r->s.base) /* a finaliser closed it meanwhile */
+  if (!r->m.s.base) /* a finaliser closed it meanwhile */
     return;
-  SegmentPart *p = SEGMENT_PART(&r->s, r->s.slot);
+  SegmentPart *p = SEGMENT_PART(&r->m.s, r->m.s.slot);
   atomic_store_explicit(&p->number, r->number, memory_order_relaxed);
   atomic_store_explicit(&p->at, r->at, memory_order_release);
-  if (r->s.head.flags & SEGMENT_HOLD)
+  if (r->m.s.head.flags & SEGMENT_HOLD)
     ipc_ring_tell_writers(r, r->at);
 }
 
@@ -69,7 +69,7 @@ static int cast_limit(Ring *r, size_t size) {
 static bool cast_intact(const Ring *r, uint64_t at) {
   atomic_thread_fence(memory_order_acquire);
   return !cast_beyond(
-      atomic_load_explicit(&SEGMENT_READERS(&r->s)->at, memory_order_relaxed),
+      atomic_load_explicit(&SEGMENT_READERS(&r->m.s)->at, memory_order_relaxed),
       at);
 }
 
@@ -83,7 +83,7 @@ static int cast_head(Ring *r, uint64_t at, uint64_t tail, size_t *size,
     return ESTALE;
   if (tail - at > r->ring)
     return ipc_ring_fault(r, SEGMENT_POSITIONS);
-  if (n > r->s.head.maxsize || ipc_ring_need(n) > tail - at)
+  if (n > r->m.s.head.maxsize || ipc_ring_need(n) > tail - at)
     return ipc_ring_fault(r, SEGMENT_LENGTH);
   *size = n;
   return 0;
@@ -111,10 +111,10 @@ static int cast_newest(Ring *r, uint64_t last, uint64_t tail, uint64_t *at) {
 /* A copy of the next message, or of the newest. EAGAIN: there is none that is
  * new; ESTALE: it was overwritten under our eyes. */
 static int cast_copy(Ring *r, Message *m, bool newest) {
-  const SegmentSide *w = SEGMENT_WRITERS(&r->s);
+  const SegmentSide *w = SEGMENT_WRITERS(&r->m.s);
   uint64_t last = atomic_load_explicit(&w->last, memory_order_acquire);
   uint64_t oldest =
-      atomic_load_explicit(&SEGMENT_READERS(&r->s)->at, memory_order_acquire);
+      atomic_load_explicit(&SEGMENT_READERS(&r->m.s)->at, memory_order_acquire);
   uint64_t tail = atomic_load_explicit(&w->at, memory_order_acquire);
   uint64_t at = cast_beyond(oldest, r->at) ? oldest : r->at;
   uint32_t number;
@@ -158,7 +158,7 @@ static int cast_again(Ring *r, Message *m) {
 /* The next message in place: no sender overwrites it before it is taken. */
 static int cast_lend(Ring *r, Message *m) {
   uint64_t tail =
-      atomic_load_explicit(&SEGMENT_WRITERS(&r->s)->at, memory_order_acquire);
+      atomic_load_explicit(&SEGMENT_WRITERS(&r->m.s)->at, memory_order_acquire);
   if (tail == r->at)
     return EAGAIN;
   if (tail - r->at > r->ring || tail % SEGMENT_RECORD)
@@ -185,7 +185,7 @@ static int cast_lend(Ring *r, Message *m) {
 static int cast_idle(Ring *r) {
   if (!ipc_ring_gone(r, IPC_READ, ipc_ring_suspects(r)))
     return EAGAIN;
-  return atomic_load(&SEGMENT_WRITERS(&r->s)->at) == r->at ? EPIPE : 0;
+  return atomic_load(&SEGMENT_WRITERS(&r->m.s)->at) == r->at ? EPIPE : 0;
 }
 
 static int cast_recv(Chan *c, Message *m) {
@@ -195,10 +195,10 @@ static int cast_recv(Chan *c, Message *m) {
     return err;
   if (r->leased)
     return cast_again(r, m);
-  bool latest = r->s.head.flags & SEGMENT_LATEST;
+  bool latest = r->m.s.head.flags & SEGMENT_LATEST;
   err = ESTALE;
   for (int turn = 0; err == ESTALE && turn < CAST_TURNS; turn++) {
-    err = r->s.head.flags & SEGMENT_HOLD
+    err = r->m.s.head.flags & SEGMENT_HOLD
               ? cast_lend(r, m)
               : cast_copy(r, m, latest || turn >= CAST_LAPS);
     if (err == EAGAIN && (err = cast_idle(r)) == 0)
@@ -222,10 +222,10 @@ static void cast_settle(Chan *c) { cast_publish((Ring *)c); }
 
 /* Subscribers that were killed hold nobody back. */
 static void cast_bury(Ring *r) {
-  for (uint32_t i = 0; i < r->s.head.slots; i++) {
-    SegmentPart *p = SEGMENT_PART(&r->s, i);
+  for (uint32_t i = 0; i < r->m.s.head.slots; i++) {
+    SegmentPart *p = SEGMENT_PART(&r->m.s, i);
     if (atomic_load_explicit(&p->at, memory_order_relaxed) != UINT64_MAX &&
-        ipc_segment_vacant(&r->s, i))
+        ipc_segment_vacant(&r->m.s, i))
       atomic_store(&p->at, UINT64_MAX);
   }
 }
@@ -247,7 +247,7 @@ static int cast_drop(Ring *r, uint64_t tail, uint64_t need, uint64_t *oldest) {
 
 /* Makes room behind the tail. Under the writers' lock. */
 static int cast_room(Ring *r, uint64_t tail, uint64_t need, bool ask) {
-  SegmentWide *at = &SEGMENT_READERS(&r->s)->at;
+  SegmentWide *at = &SEGMENT_READERS(&r->m.s)->at;
   uint64_t was = atomic_load_explicit(at, memory_order_relaxed), oldest = was;
   if (tail - oldest > r->ring || (tail | oldest) % SEGMENT_RECORD)
     return ipc_ring_fault(r, SEGMENT_POSITIONS);
@@ -255,7 +255,7 @@ static int cast_room(Ring *r, uint64_t tail, uint64_t need, bool ask) {
     return 0;
   if (need > r->ring)
     return EMSGSIZE;
-  if (r->s.head.flags & SEGMENT_HOLD) {
+  if (r->m.s.head.flags & SEGMENT_HOLD) {
     if (ask)
       cast_bury(r);
     oldest = ipc_ring_slowest(r, tail);
@@ -275,7 +275,7 @@ static int cast_room(Ring *r, uint64_t tail, uint64_t need, bool ask) {
 
 static int cast_fill(Ring *r, const Message *m, size_t count, size_t *sent,
                      bool ask) {
-  SegmentSide *w = SEGMENT_WRITERS(&r->s);
+  SegmentSide *w = SEGMENT_WRITERS(&r->m.s);
   uint64_t tail = atomic_load_explicit(&w->at, memory_order_relaxed);
   int err = 0;
   if (tail % SEGMENT_RECORD)
@@ -298,7 +298,7 @@ static int cast_fill(Ring *r, const Message *m, size_t count, size_t *sent,
 static int cast_sendmany(Chan *c, const Message *m, size_t count,
                          size_t *sent) {
   Ring *r = (Ring *)c;
-  _Atomic uint32_t *lock = &SEGMENT_WRITERS(&r->s)->lock;
+  _Atomic uint32_t *lock = &SEGMENT_WRITERS(&r->m.s)->lock;
   bool ask = ipc_ring_suspects(r);
   *sent = 0;
   int err = ipc_ring_check(r);
@@ -309,7 +309,7 @@ static int cast_sendmany(Chan *c, const Message *m, size_t count,
   err = cast_fill(r, m, count, sent, ask);
   int lost = ipc_ring_unlock(r, lock);
   if (*sent > 0)
-    ipc_segment_tell(&r->s, SEGMENT_READ(&r->s));
+    ipc_segment_tell(&r->m.s, SEGMENT_READ(&r->m.s));
   return lost ? lost : err;
 }
 
@@ -329,7 +329,7 @@ static bool cast_figure(Chan *c, unsigned i, Figure *f) {
   bool some = ipc_ring_figure(c, i, f);
   if (!some || !c->reader || i > 1)
     return some;
-  const SegmentSide *w = SEGMENT_WRITERS(&r->s);
+  const SegmentSide *w = SEGMENT_WRITERS(&r->m.s);
   uint64_t tail = atomic_load(&w->at), used = tail - r->at;
   used = used <= r->ring ? used : r->ring;
   uint32_t depth = ipc_ring_number(r, tail) - r->number;
@@ -343,15 +343,15 @@ static bool cast_figure(Chan *c, unsigned i, Figure *f) {
 /* A subscriber's first place. Under the writers' lock, so that no sender is
  * about to write there. */
 static int cast_place(Ring *r) {
-  const SegmentSide *w = SEGMENT_WRITERS(&r->s);
+  const SegmentSide *w = SEGMENT_WRITERS(&r->m.s);
   uint64_t tail = atomic_load(&w->at);
-  uint64_t oldest = atomic_load(&SEGMENT_READERS(&r->s)->at);
+  uint64_t oldest = atomic_load(&SEGMENT_READERS(&r->m.s)->at);
   if (tail - oldest > r->ring || (tail | oldest) % SEGMENT_RECORD)
     return ipc_ring_fault(r, SEGMENT_POSITIONS);
   int err = 0;
   r->number = ipc_ring_number(r, tail);
   r->at = tail;
-  if (!err && r->s.head.flags & SEGMENT_LATEST && oldest != tail) {
+  if (!err && r->m.s.head.flags & SEGMENT_LATEST && oldest != tail) {
     r->at = oldest;
     err = cast_newest(r, atomic_load(&w->last), tail, &r->at);
     r->number--; /* it is not seen yet */
@@ -362,11 +362,11 @@ static int cast_place(Ring *r) {
 }
 
 static int cast_begin(Ring *r) {
-  _Atomic uint32_t *lock = &SEGMENT_WRITERS(&r->s)->lock;
-  const SegmentPart *p = SEGMENT_PART(&r->s, r->s.slot);
-  r->bytes = r->s.base + r->s.head.head;
-  r->ring = r->s.head.ring;
-  r->seen[0] = r->seen[1] = r->s.changes - 1;
+  _Atomic uint32_t *lock = &SEGMENT_WRITERS(&r->m.s)->lock;
+  const SegmentPart *p = SEGMENT_PART(&r->m.s, r->m.s.slot);
+  r->bytes = r->m.s.base + r->m.s.head.head;
+  r->ring = r->m.s.head.ring;
+  r->seen[0] = r->seen[1] = r->m.s.changes - 1;
   if (r->c.writer)
     return 0;
   r->at = atomic_load(&p->at);
@@ -375,7 +375,7 @@ static int cast_begin(Ring *r) {
     return r->at % SEGMENT_RECORD ? ipc_ring_fault(r, SEGMENT_POSITIONS) : 0;
   int err = ipc_ring_lock(r, lock, true);
   for (int i = 0; err == EAGAIN && i < CAST_WAITS; i++) {
-    (void)ipc_segment_await(&r->s, lock, IPC_SECOND / 1000);
+    (void)ipc_segment_await(&r->m.s, lock, IPC_SECOND / 1000);
     err = ipc_ring_lock(r, lock, true);
   }
   if (err)
@@ -389,9 +389,9 @@ static int cast_begin(Ring *r) {
 static void cast_forking(Handle *h) {
   Ring *r = (Ring *)h;
   ipc_ring_forking(h);
-  if (h->moves || !r->spare || !r->c.reader)
+  if (h->moves || !r->m.spare || !r->c.reader)
     return;
-  SegmentPart *p = SEGMENT_PART(r->spare, r->spare->slot);
+  SegmentPart *p = SEGMENT_PART(r->m.spare, r->m.spare->slot);
   atomic_store(&p->number, r->number);
   atomic_store(&p->at, r->at);
 }
@@ -433,7 +433,7 @@ static void cast_read(lua_State *L, int index, SegmentAsk *ask) {
   }
   if (ipc_option_choice(L, index, "slow", slow) == 1)
     ask->flags |= SEGMENT_HOLD;
-  ipc_rings_flag(L, index, "latest", SEGMENT_LATEST, ask);
+  ipc_member_flag(L, index, "latest", SEGMENT_LATEST, ask);
   if (ask->flags & SEGMENT_LATEST && ask->flags & SEGMENT_HOLD)
     luaL_argerror(L, index,
                   "options 'latest' and slow = \"hold\": who sees only the "
@@ -447,13 +447,13 @@ static void cast_read(lua_State *L, int index, SegmentAsk *ask) {
 static const char *const cast_options[] = {RINGS_OPTIONS, "slow", "latest",
                                            NULL};
 
-static const RingRoom cast_rings = {.name = "broadcast",
-                                    .handle = &cast_handle,
-                                    .ops = &cast_chan,
-                                    .kind = SEGMENT_BROADCAST,
-                                    .options = cast_options,
-                                    .read = cast_read,
-                                    .begin = cast_begin};
+static const RingRoom cast_rings = {
+    .m = RINGS_MEMBER("broadcast", SEGMENT_BROADCAST, false),
+    .handle = &cast_handle,
+    .ops = &cast_chan,
+    .options = cast_options,
+    .read = cast_read,
+    .begin = cast_begin};
 
 static int cast_open_name(lua_State *L) {
   luaL_argcheck(L, ipc_check_mode(L, 2, 0) != (IPC_READ | IPC_WRITE), 2,

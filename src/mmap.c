@@ -25,7 +25,7 @@ static const HandleOps mmap_handle = {.type = "ipc.mmap",
 
 static void mmap_read(lua_State *L, int index, SegmentAsk *ask) {
   ipc_rings_side(L, index, "readers", SEGMENT_SOLE_READER, ask);
-  ipc_rings_flag(L, index, "lease", SEGMENT_LEASE, ask);
+  ipc_member_flag(L, index, "lease", SEGMENT_LEASE, ask);
   ask->flags |= SEGMENT_PERSIST;
   ask->insists &= ~(uint32_t)SEGMENT_PERSIST;
 }
@@ -33,14 +33,13 @@ static void mmap_read(lua_State *L, int index, SegmentAsk *ask) {
 static const char *const mmap_options[] = {RINGS_OPTIONS, "readers", "lease",
                                            NULL};
 
-static const RingRoom mmap_rings = {.name = "mmap",
-                                    .handle = &mmap_handle,
-                                    .ops = &ipc_ring_ops,
-                                    .kind = SEGMENT_RING,
-                                    .file = true,
-                                    .options = mmap_options,
-                                    .read = mmap_read,
-                                    .begin = ipc_ring_begin};
+static const RingRoom mmap_rings = {
+    .m = RINGS_MEMBER("mmap", SEGMENT_RING, true),
+    .handle = &mmap_handle,
+    .ops = &ipc_ring_ops,
+    .options = mmap_options,
+    .read = mmap_read,
+    .begin = ipc_ring_begin};
 
 /***
 Opens a ring of messages in a file, as `ipc.shm` does in memory: the file

@@ -21,7 +21,7 @@ enum {
 };
 
 static bool ring_sole(const Ring *r, uint32_t side) {
-  return r->s.head.flags & side;
+  return r->m.s.head.flags & side;
 }
 
 /* In the ring and aligned, whatever a hostile position says. */
@@ -32,16 +32,16 @@ RingRecord *ipc_ring_record(const Ring *r, uint64_t at) {
 /* ------------------------------------------------------- what went wrong */
 
 static int ring_failed(Ring *r, int err) {
-  r->c.why = r->s.why;
+  r->c.why = r->m.s.why;
   return err;
 }
 
 int ipc_ring_fault(Ring *r, SegmentFault fault) {
-  return ring_failed(r, ipc_segment_fault(&r->s, fault));
+  return ring_failed(r, ipc_segment_fault(&r->m.s, fault));
 }
 
 int ipc_ring_check(Ring *r) {
-  if (!r->s.base) {
+  if (!r->m.s.base) {
     r->c.why = "there was no place for this process beside its parent";
     return EUSERS;
   }
@@ -49,7 +49,7 @@ int ipc_ring_check(Ring *r) {
     r->c.why = "this participant's place was taken";
     return ENOTRECOVERABLE;
   }
-  int err = ipc_segment_check(&r->s);
+  int err = ipc_segment_check(&r->m.s);
   return err ? ring_failed(r, err) : 0;
 }
 
@@ -64,13 +64,13 @@ bool ipc_ring_suspects(Ring *r) {
  * when somebody came or left, and when a sleep passed. */
 bool ipc_ring_gone(Ring *r, int want, bool ask) {
   int i = want == IPC_WRITE;
-  uint32_t now =
-      atomic_load_explicit(&SEGMENT_LIFE(&r->s)->changes, memory_order_relaxed);
+  uint32_t now = atomic_load_explicit(&SEGMENT_LIFE(&r->m.s)->changes,
+                                      memory_order_relaxed);
   if (r->keepalive)
     return false;
   if (ask || now != r->seen[i]) {
     r->seen[i] = now;
-    r->gone[i] = ipc_segment_gone(&r->s, i ? IPC_READ : IPC_WRITE);
+    r->gone[i] = ipc_segment_gone(&r->m.s, i ? IPC_READ : IPC_WRITE);
   }
   return r->gone[i];
 }
@@ -80,11 +80,11 @@ bool ipc_ring_gone(Ring *r, int want, bool ask) {
 /* 0; EAGAIN: another has it, and r->busy says so; ENOTRECOVERABLE. */
 int ipc_ring_lock(Ring *r, _Atomic uint32_t *lock, bool ask) {
   int err;
-  for (int i = 0; (err = ipc_segment_try(&r->s, lock)) == EAGAIN; i++) {
+  for (int i = 0; (err = ipc_segment_try(&r->m.s, lock)) == EAGAIN; i++) {
     if (i < RING_SPINS)
       continue;
     if (ask)
-      err = ipc_segment_takeover(&r->s, lock);
+      err = ipc_segment_takeover(&r->m.s, lock);
     break;
   }
   if (err == EAGAIN)
@@ -98,7 +98,7 @@ int ipc_ring_lock(Ring *r, _Atomic uint32_t *lock, bool ask) {
 }
 
 int ipc_ring_unlock(Ring *r, _Atomic uint32_t *lock) {
-  int err = ipc_segment_release(&r->s, lock);
+  int err = ipc_segment_release(&r->m.s, lock);
   r->robbed = r->robbed || err;
   return err ? ring_failed(r, err) : 0;
 }
@@ -113,7 +113,7 @@ static bool ring_span(const Ring *r, uint64_t head, uint64_t tail) {
 /* The tail, once it is not `at`. Where retrying has paid that is worth a
  * moment: the writer is at work. */
 static uint64_t ring_glance(const Ring *r, uint64_t at) {
-  const SegmentSide *w = SEGMENT_WRITERS(&r->s);
+  const SegmentSide *w = SEGMENT_WRITERS(&r->m.s);
   uint64_t tail = atomic_load_explicit(&w->at, memory_order_acquire);
   if (r->c.spin[0].penalty == 0 && r->c.spin[0].budget)
     for (int i = 0; tail == at && i < RING_GLANCES; i++) {
@@ -139,7 +139,7 @@ static int ring_tail(Ring *r, uint64_t at) {
 int ipc_ring_size(Ring *r, uint64_t at, uint64_t room, size_t *size) {
   uint32_t n =
       atomic_load_explicit(&ipc_ring_record(r, at)->size, memory_order_relaxed);
-  if (n > r->s.head.maxsize || ipc_ring_need(n) > room)
+  if (n > r->m.s.head.maxsize || ipc_ring_need(n) > room)
     return ipc_ring_fault(r, SEGMENT_LENGTH);
   *size = n;
   return 0;
@@ -153,7 +153,7 @@ static bool ring_walk(const Ring *r, uint64_t head, uint64_t tail) {
   for (uint64_t at = head; at != tail;) {
     const RingRecord *record = ipc_ring_record(r, at);
     uint32_t size = atomic_load_explicit(&record->size, memory_order_relaxed);
-    if (size > r->s.head.maxsize || ipc_ring_need(size) > tail - at)
+    if (size > r->m.s.head.maxsize || ipc_ring_need(size) > tail - at)
       return false;
     at += ipc_ring_need(size);
   }
@@ -161,7 +161,7 @@ static bool ring_walk(const Ring *r, uint64_t head, uint64_t tail) {
 }
 
 int ipc_ring_sound(Segment *s) {
-  Ring r = {.s = *s, .bytes = s->base + s->head.head, .ring = s->head.ring};
+  Ring r = {.m.s = *s, .bytes = s->base + s->head.head, .ring = s->head.ring};
   uint64_t head = atomic_load(&SEGMENT_READERS(s)->at),
            taken = atomic_load(&SEGMENT_READERS(s)->taken),
            tail = atomic_load(&SEGMENT_WRITERS(s)->at);
@@ -177,26 +177,23 @@ int ipc_ring_sound(Segment *s) {
  * between that and the store that sends left the number in the record that it
  * wrote behind the tail. */
 uint32_t ipc_ring_number(const Ring *r, uint64_t tail) {
-  const SegmentSide *w = SEGMENT_WRITERS(&r->s);
+  const SegmentSide *w = SEGMENT_WRITERS(&r->m.s);
   const RingRecord *unsent = ipc_ring_record(r, tail);
   if (atomic_load_explicit(&w->counted, memory_order_acquire) == tail)
     return atomic_load_explicit(&w->number, memory_order_relaxed);
   return atomic_load_explicit(&unsent->number, memory_order_relaxed);
 }
 
-/* The figures of the segment that is ours. */
-void ipc_ring_become(Ring *r, Segment *s) {
-  r->s = *s;
-  r->bytes = r->s.base + r->s.head.head;
-  r->ring = r->s.head.ring;
+void ipc_ring_place(Ring *r) {
+  r->bytes = r->m.s.base + r->m.s.head.head;
+  r->ring = r->m.s.head.ring;
 }
 
 int ipc_ring_begin(Ring *r) {
-  r->bytes = r->s.base + r->s.head.head;
-  r->ring = r->s.head.ring;
-  r->seen[0] = r->seen[1] = r->s.changes - 1;
-  r->head = r->at = atomic_load(&SEGMENT_READERS(&r->s)->at);
-  r->tail = atomic_load(&SEGMENT_WRITERS(&r->s)->at);
+  ipc_ring_place(r);
+  r->seen[0] = r->seen[1] = r->m.s.changes - 1;
+  r->head = r->at = atomic_load(&SEGMENT_READERS(&r->m.s)->at);
+  r->tail = atomic_load(&SEGMENT_WRITERS(&r->m.s)->at);
   if (!r->c.writer || !ring_sole(r, SEGMENT_SOLE_WRITER)) {
     r->tail = r->at; /* others may move both: what it is, the lock will tell */
     return 0;
@@ -211,7 +208,7 @@ int ipc_ring_begin(Ring *r) {
 
 /* Gives the room of what is acknowledged back. Under the readers' lock. */
 static int lease_advance(Ring *r) {
-  SegmentSide *side = SEGMENT_READERS(&r->s);
+  SegmentSide *side = SEGMENT_READERS(&r->m.s);
   uint64_t head = atomic_load(&side->at), taken = atomic_load(&side->taken);
   if (!ring_span(r, head, taken))
     return ipc_ring_fault(r, SEGMENT_POSITIONS);
@@ -230,8 +227,8 @@ static int lease_advance(Ring *r) {
 
 /* For who needs room: somebody acknowledged, perhaps, and was killed. */
 static void lease_try_advance(Ring *r) {
-  SegmentSide *side = SEGMENT_READERS(&r->s);
-  if (ipc_segment_try(&r->s, &side->lock))
+  SegmentSide *side = SEGMENT_READERS(&r->m.s);
+  if (ipc_segment_try(&r->m.s, &side->lock))
     return;
   (void)lease_advance(r);
   (void)ipc_ring_unlock(r, &side->lock);
@@ -240,7 +237,7 @@ static void lease_try_advance(Ring *r) {
 /* An offered one whose reader gave it back or died: *at, or EAGAIN; *others:
  * some are still with living ones. Under the readers' lock. */
 static int lease_returned(Ring *r, bool ask, uint64_t *at, bool *others) {
-  SegmentSide *side = SEGMENT_READERS(&r->s);
+  SegmentSide *side = SEGMENT_READERS(&r->m.s);
   uint64_t taken = atomic_load(&side->taken);
   uint64_t here = atomic_load(&side->at);
   *others = false;
@@ -251,22 +248,22 @@ static int lease_returned(Ring *r, bool ask, uint64_t *at, bool *others) {
     uint32_t owner = atomic_load(&ipc_ring_record(r, here)->owner);
     int err = ipc_ring_size(r, here, taken - here, &size);
     bool dead = owner == RING_FREE;
-    if (!err && ask && !dead && owner != RING_DONE && owner != r->s.me)
-      err = ipc_segment_dead(&r->s, owner, &dead);
+    if (!err && ask && !dead && owner != RING_DONE && owner != r->m.s.me)
+      err = ipc_segment_dead(&r->m.s, owner, &dead);
     if (err)
       return ring_failed(r, err);
     if (dead) {
       *at = here;
       return 0;
     }
-    *others |= owner != RING_DONE && owner != r->s.me;
+    *others |= owner != RING_DONE && owner != r->m.s.me;
     here += ipc_ring_need(size);
   }
   return EAGAIN;
 }
 
 int ipc_ring_reclaim(Ring *r, bool *others) {
-  SegmentSide *side = SEGMENT_READERS(&r->s);
+  SegmentSide *side = SEGMENT_READERS(&r->m.s);
   uint64_t at;
   *others = true;
   int err = ipc_ring_lock(r, &side->lock, true);
@@ -284,7 +281,7 @@ int ipc_ring_reclaim(Ring *r, bool *others) {
 
 /* The next one to be offered: *at and its size. Under the readers' lock. */
 static int lease_next(Ring *r, bool ask, uint64_t *at, size_t *size) {
-  SegmentSide *side = SEGMENT_READERS(&r->s);
+  SegmentSide *side = SEGMENT_READERS(&r->m.s);
   bool others = true, gone = ipc_ring_gone(r, IPC_READ, ask);
   int err = lease_advance(r), found = EAGAIN;
   if (!err && (atomic_exchange(&side->again, 0) || ask || gone)) {
@@ -294,14 +291,14 @@ static int lease_next(Ring *r, bool ask, uint64_t *at, size_t *size) {
   if (err)
     return err;
   uint64_t tail =
-      atomic_load_explicit(&SEGMENT_WRITERS(&r->s)->at, memory_order_acquire);
+      atomic_load_explicit(&SEGMENT_WRITERS(&r->m.s)->at, memory_order_acquire);
   uint64_t taken = atomic_load(&side->taken);
   if (!ring_span(r, taken, tail))
     return ipc_ring_fault(r, SEGMENT_POSITIONS);
   if (found == 0) {
     atomic_store(&side->again, 1); /* perhaps not the only one */
     atomic_fetch_add(&ipc_ring_record(r, *at)->offered, 1);
-    atomic_store(&ipc_ring_record(r, *at)->owner, r->s.me);
+    atomic_store(&ipc_ring_record(r, *at)->owner, r->m.s.me);
     return ipc_ring_size(r, *at, taken - *at, size);
   }
   if (taken == tail)
@@ -311,13 +308,13 @@ static int lease_next(Ring *r, bool ask, uint64_t *at, size_t *size) {
     return err;
   *at = taken;
   atomic_store(&ipc_ring_record(r, taken)->offered, 1);
-  atomic_store(&ipc_ring_record(r, taken)->owner, r->s.me);
+  atomic_store(&ipc_ring_record(r, taken)->owner, r->m.s.me);
   atomic_store(&side->taken, taken + ipc_ring_need(*size));
   return 0;
 }
 
 int ipc_ring_take(Ring *r, Message *m, uint64_t *place, uint32_t *offered) {
-  SegmentSide *side = SEGMENT_READERS(&r->s);
+  SegmentSide *side = SEGMENT_READERS(&r->m.s);
   bool ask = ipc_ring_suspects(r) || ++r->looks % RING_LOOK == 0;
   size_t size = 0;
   int err = ipc_ring_check(r);
@@ -349,40 +346,40 @@ int ipc_ring_take(Ring *r, Message *m, uint64_t *place, uint32_t *offered) {
 }
 
 int ipc_ring_settle(Ring *r, uint64_t place, bool done) {
-  SegmentSide *side = SEGMENT_READERS(&r->s);
-  uint32_t mine = r->s.me;
+  SegmentSide *side = SEGMENT_READERS(&r->m.s);
+  uint32_t mine = r->m.s.me;
   if (!atomic_compare_exchange_strong(&ipc_ring_record(r, place)->owner, &mine,
                                       done ? RING_DONE : RING_FREE))
     return ESTALE;
   if (!done) {
     atomic_store(&side->again, 1);
-    ipc_segment_rouse(SEGMENT_READ(&r->s));
+    ipc_segment_rouse(SEGMENT_READ(&r->m.s));
     return 0;
   }
   lease_try_advance(r);
-  ipc_segment_tell(&r->s, SEGMENT_WRITE(&r->s));
+  ipc_segment_tell(&r->m.s, SEGMENT_WRITE(&r->m.s));
   return 0;
 }
 
 /* Whatever this participant has not acknowledged is offered again at once; who
  * is killed leaves that to the others. */
 void ipc_ring_give_back(Ring *r) {
-  SegmentSide *side = SEGMENT_READERS(&r->s);
-  if (!(r->s.head.flags & SEGMENT_LEASE) || !(r->s.roles & IPC_READ) ||
+  SegmentSide *side = SEGMENT_READERS(&r->m.s);
+  if (!(r->m.s.head.flags & SEGMENT_LEASE) || !(r->m.s.roles & IPC_READ) ||
       ipc_ring_check(r) || ipc_ring_lock(r, &side->lock, true))
     return;
   uint64_t here = atomic_load(&side->at), taken = atomic_load(&side->taken);
   size_t size = 0;
   while (ring_span(r, here, taken) && here != taken &&
          !ipc_ring_size(r, here, taken - here, &size)) {
-    uint32_t mine = r->s.me;
+    uint32_t mine = r->m.s.me;
     atomic_compare_exchange_strong(&ipc_ring_record(r, here)->owner, &mine,
                                    RING_FREE);
     here += ipc_ring_need(size);
   }
   atomic_store(&side->again, 1);
   (void)ipc_ring_unlock(r, &side->lock);
-  ipc_segment_rouse(SEGMENT_READ(&r->s));
+  ipc_segment_rouse(SEGMENT_READ(&r->m.s));
 }
 
 static int lease_recv(Ring *r, Message *m) {
@@ -406,8 +403,8 @@ static int lease_recv(Ring *r, Message *m) {
 
 /* Writers that wait are woken once it is worth it: see ring_announce. */
 void ipc_ring_tell_writers(Ring *r, uint64_t head) {
-  SegmentEvent *e = SEGMENT_WRITE(&r->s);
-  if (r->s.head.flags & SEGMENT_BARRIER)
+  SegmentEvent *e = SEGMENT_WRITE(&r->m.s);
+  if (r->m.s.head.flags & SEGMENT_BARRIER)
     atomic_signal_fence(memory_order_seq_cst);
   else
     atomic_thread_fence(memory_order_seq_cst);
@@ -419,7 +416,7 @@ void ipc_ring_tell_writers(Ring *r, uint64_t head) {
 }
 
 static void ring_publish(Ring *r) {
-  SegmentSide *side = SEGMENT_READERS(&r->s);
+  SegmentSide *side = SEGMENT_READERS(&r->m.s);
   atomic_store_explicit(&side->at, r->at, memory_order_release);
   ipc_ring_tell_writers(r, r->at);
 }
@@ -493,7 +490,7 @@ static int recv_ahead(Ring *r, Message *m) {
 
 /* One turn under the lock, after which head says that they are ours. */
 static int recv_turn(Ring *r, bool ask, size_t *need) {
-  SegmentSide *side = SEGMENT_READERS(&r->s);
+  SegmentSide *side = SEGMENT_READERS(&r->m.s);
   uint64_t now = atomic_load_explicit(&side->at, memory_order_acquire);
   r->busy = NULL;
   if (ring_glance(r, now) == now) /* no lock to find that out */
@@ -503,14 +500,14 @@ static int recv_turn(Ring *r, bool ask, size_t *need) {
     return err;
   uint64_t at = atomic_load_explicit(&side->at, memory_order_relaxed);
   uint64_t tail =
-      atomic_load_explicit(&SEGMENT_WRITERS(&r->s)->at, memory_order_acquire);
+      atomic_load_explicit(&SEGMENT_WRITERS(&r->m.s)->at, memory_order_acquire);
   if (!ring_span(r, at, tail))
     err = ipc_ring_fault(r, SEGMENT_POSITIONS);
   else if (at == tail)
     err = EAGAIN;
   else
     err = recv_copy(r, &at, tail, need);
-  if (!err && atomic_load_explicit(r->s.damaged, memory_order_relaxed))
+  if (!err && atomic_load_explicit(r->m.s.damaged, memory_order_relaxed))
     err = ipc_ring_check(r); /* what was copied are zeros, perhaps */
   if (!err)
     atomic_store_explicit(&side->at, at, memory_order_release);
@@ -568,7 +565,7 @@ static int ring_recv(Chan *c, Message *m) {
     c->why = "a view of what is received next is not released";
     return EBUSY;
   }
-  if (r->s.head.flags & SEGMENT_LEASE)
+  if (r->m.s.head.flags & SEGMENT_LEASE)
     err = lease_recv(r, m);
   else if (ring_sole(r, SEGMENT_SOLE_READER))
     err = recv_sole(r, m);
@@ -598,7 +595,7 @@ int ipc_ring_peek(Ring *r, Message *m) {
 
 static void ring_took(Chan *c, size_t size) {
   Ring *r = (Ring *)c;
-  if (!r->s.base) /* a finaliser closed it meanwhile */
+  if (!r->m.s.base) /* a finaliser closed it meanwhile */
     return;
   if (r->leased) {
     r->leased = false;
@@ -614,8 +611,8 @@ static void ring_took(Chan *c, size_t size) {
 
 static void ring_settle(Chan *c) {
   Ring *r = (Ring *)c;
-  if (r->s.base && ring_sole(r, SEGMENT_SOLE_READER) &&
-      !(r->s.head.flags & SEGMENT_LEASE))
+  if (r->m.s.base && ring_sole(r, SEGMENT_SOLE_READER) &&
+      !(r->m.s.head.flags & SEGMENT_LEASE))
     ring_publish(r);
 }
 
@@ -642,8 +639,8 @@ static int ring_room(Ring *r, uint64_t tail, uint64_t need) {
     return 0;
   if (need > r->ring)
     return EMSGSIZE;
-  SegmentSide *readers = SEGMENT_READERS(&r->s);
-  if (r->s.head.flags & SEGMENT_LEASE)
+  SegmentSide *readers = SEGMENT_READERS(&r->m.s);
+  if (r->m.s.head.flags & SEGMENT_LEASE)
     lease_try_advance(r);
   uint64_t head = atomic_load_explicit(&readers->at, memory_order_acquire);
   if (!ring_span(r, head, tail))
@@ -665,7 +662,7 @@ void ipc_ring_write(Ring *r, uint64_t at, uint32_t number, const Message *m) {
 /* They are sent by the store of the tail, which is the last: see
  * ipc_ring_number. */
 void ipc_ring_commit_tail(Ring *r, uint64_t tail, uint32_t number) {
-  SegmentSide *w = SEGMENT_WRITERS(&r->s);
+  SegmentSide *w = SEGMENT_WRITERS(&r->m.s);
   atomic_store_explicit(&w->counted, tail, memory_order_release);
   atomic_store_explicit(&w->number, number, memory_order_release);
   atomic_store_explicit(&w->at, tail, memory_order_release);
@@ -694,7 +691,7 @@ static int ring_fill(Ring *r, uint64_t tail, uint32_t number, const Message *m,
 static int ring_sendmany(Chan *c, const Message *m, size_t count,
                          size_t *sent) {
   Ring *r = (Ring *)c;
-  SegmentSide *w = SEGMENT_WRITERS(&r->s);
+  SegmentSide *w = SEGMENT_WRITERS(&r->m.s);
   bool ask = ipc_ring_suspects(r);
   *sent = 0;
   int err = ring_may_send(r, ask);
@@ -715,7 +712,7 @@ static int ring_sendmany(Chan *c, const Message *m, size_t count,
     err = lost ? lost : err;
   }
   if (*sent > 0)
-    ipc_segment_tell(&r->s, SEGMENT_READ(&r->s));
+    ipc_segment_tell(&r->m.s, SEGMENT_READ(&r->m.s));
   return err;
 }
 
@@ -732,13 +729,10 @@ static int ring_flush(Chan *c) {
 /* No more from us: others that wait look whether anybody is left. */
 int ipc_ring_shutdown(Chan *c) {
   Ring *r = (Ring *)c;
-  if (!r->s.base)
+  if (!r->m.s.base)
     return 0;
-  if (r->spare)
-    ipc_segment_abandon(r->spare);
-  free(r->spare);
-  r->spare = NULL;
-  ipc_segment_resign(&r->s, IPC_WRITE);
+  ipc_member_spare_end(&r->m);
+  ipc_segment_resign(&r->m.s, IPC_WRITE);
   return 0;
 }
 
@@ -767,7 +761,7 @@ int ipc_ring_commit(Ring *r, size_t size) {
   atomic_store_explicit(&record->offered, 0, memory_order_relaxed);
   r->tail += ipc_ring_need(size);
   ipc_ring_commit_tail(r, r->tail, r->number);
-  ipc_segment_tell(&r->s, SEGMENT_READ(&r->s));
+  ipc_segment_tell(&r->m.s, SEGMENT_READ(&r->m.s));
   return 0;
 }
 
@@ -775,9 +769,10 @@ int ipc_ring_commit(Ring *r, size_t size) {
 
 bool ipc_ring_figure(Chan *c, unsigned i, Figure *f) {
   Ring *r = (Ring *)c;
-  if (!r->s.base) /* a child that got no place of its own */
+  if (!r->m.s.base) /* a child that got no place of its own */
     return false;
-  const SegmentSide *w = SEGMENT_WRITERS(&r->s), *d = SEGMENT_READERS(&r->s);
+  const SegmentSide *w = SEGMENT_WRITERS(&r->m.s),
+                    *d = SEGMENT_READERS(&r->m.s);
   uint64_t tail = atomic_load(&w->at), head = atomic_load(&d->at);
   uint64_t used = ring_span(r, head, tail) ? tail - head : 0;
   switch (i) {
@@ -796,10 +791,10 @@ bool ipc_ring_figure(Chan *c, unsigned i, Figure *f) {
     *f = (Figure){"capacity", r->ring};
     return true;
   case 3:
-    *f = (Figure){"takeovers", r->s.takeovers};
+    *f = (Figure){"takeovers", r->m.s.takeovers};
     return true;
   case 4:
-    if (r->s.head.kind != SEGMENT_BROADCAST)
+    if (r->m.s.head.kind != SEGMENT_BROADCAST)
       return false;
     *f = (Figure){"lost", r->losses};
     return true;

@@ -4,6 +4,7 @@
 #ifndef IPC_RING_H
 #define IPC_RING_H
 
+#include "member.h"
 #include "segment.h"
 #include "waiter.h"
 
@@ -37,12 +38,10 @@ typedef struct RingJob {
 
 struct Ring {
   Chan c;
-  Segment s;
-  Segment *spare; /* a participant on its way to another process */
+  Member m;
   const struct RingRoom *room;
   char *bytes;      /* the ring itself, twice */
   uint64_t ring;    /* bytes of it */
-  char *path;       /* NULL: nameless */
   uint64_t at;      /* sole reader, subscriber: reads here */
   uint64_t tail;    /* seen last; of a sole writer, its own */
   uint64_t head;    /* seen last */
@@ -52,9 +51,6 @@ struct Ring {
   uint32_t seen[2]; /* changes when others were looked for */
   bool gone[2];     /* and were not there: writers, readers */
   bool keepalive;   /* nobody asks */
-  bool hidden;      /* its name is nobody's business */
-  bool temporary;   /* its name goes with who made it */
-  bool begun;       /* positions are known */
   bool reserved;    /* a view of what is to be sent is out */
   bool peeked;      /* a view of what is received is out */
   bool leased;      /* recv has a message that is not taken yet */
@@ -93,10 +89,6 @@ int ipc_ring_begin(Ring *r);
 /* The next message in place, for a sole reader. */
 int ipc_ring_peek(Ring *r, Message *m);
 
-/* Makes r->spare, a participant beside r for another process to become, unless
- * there is one. */
-int ipc_ring_spare(Ring *r);
-
 /* What this participant has not acknowledged is offered again. */
 void ipc_ring_give_back(Ring *r);
 
@@ -104,8 +96,8 @@ void ipc_ring_give_back(Ring *r);
  * none is (*others: living ones have some); ENOTRECOVERABLE. */
 int ipc_ring_reclaim(Ring *r, bool *others);
 
-/* Goes on as another participant, which must stay where it was joined. */
-void ipc_ring_become(Ring *r, Segment *s);
+/* The segment is another now: where its ring is. */
+void ipc_ring_place(Ring *r);
 
 /* SegmentAsk.sound: whether what is between head and tail are records. */
 int ipc_ring_sound(Segment *s);

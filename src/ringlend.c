@@ -37,7 +37,7 @@ static int lend_end(void *owner, View *v, bool done, size_t size) {
   if (v->commits)
     return ipc_ring_commit(r, done ? size : SIZE_MAX);
   r->peeked = false;
-  if (r->s.head.flags & SEGMENT_LEASE) {
+  if (r->m.s.head.flags & SEGMENT_LEASE) {
     if (r->tickets > 0)
       r->tickets--;
     return ipc_ring_settle(r, v->place, done);
@@ -111,7 +111,7 @@ static int lend_reserve(lua_State *L) {
   ipc_check_timeout(L, 3);
   if (!ipc_handle_usable(&r->c.h))
     return ipc_handle_refuse(L, &r->c.h, "reserve");
-  if (!(r->s.head.flags & SEGMENT_SOLE_WRITER))
+  if (!(r->m.s.head.flags & SEGMENT_SOLE_WRITER))
     luaL_error(L, "%s: reserve needs a ring with writers = 1",
                r->c.h.ops->type);
   if ((uint64_t)size > r->c.limit)
@@ -127,7 +127,7 @@ static int peek_attempt(lua_State *L, Handle *h) {
   uint64_t place = 0;
   uint32_t offered;
   View *v = lua_touserdata(L, 3);
-  bool lease = r->s.head.flags & SEGMENT_LEASE;
+  bool lease = r->m.s.head.flags & SEGMENT_LEASE;
   int err;
   if (lease && r->tickets >= LEND_TICKETS)
     err = ENOBUFS;
@@ -179,7 +179,7 @@ static int lend_peek(lua_State *L) {
   ipc_check_timeout(L, 2);
   if (!ipc_handle_usable(&r->c.h))
     return ipc_handle_refuse(L, &r->c.h, "peek");
-  if (!(r->s.head.flags & (SEGMENT_SOLE_READER | SEGMENT_LEASE)))
+  if (!(r->m.s.head.flags & (SEGMENT_SOLE_READER | SEGMENT_LEASE)))
     luaL_error(L, "%s: peek needs a ring with readers = 1, or lease = true",
                r->c.h.ops->type);
   ipc_view_new(L, 1, &lend_view);
@@ -223,7 +223,7 @@ static int ticket_settle(Ticket *t, bool done) {
   t->open = false;
   if (r->c.h.generation != ipc_generation)
     return ECHILD;
-  if (!r->c.h.open || !r->begun)
+  if (!r->c.h.open || !r->m.begun)
     return EPIPE;
   if (r->tickets > 0)
     r->tickets--;
@@ -371,7 +371,7 @@ static int lend_take(lua_State *L) {
   ipc_check_timeout(L, 2);
   if (!ipc_handle_usable(&r->c.h))
     return ipc_handle_refuse(L, &r->c.h, "take");
-  if (!(r->s.head.flags & SEGMENT_LEASE))
+  if (!(r->m.s.head.flags & SEGMENT_LEASE))
     luaL_error(L, "%s: take needs a ring with lease = true", r->c.h.ops->type);
   Ticket *t = lua_newuserdatauv(L, sizeof *t, TICKET_BYTES);
   *t = (Ticket){.ring = r};

@@ -6,11 +6,9 @@
 #include "ring.h"
 
 typedef struct RingRoom {
-  const char *name;        /* of the room: "shm" */
+  MemberRoom m;
   const HandleOps *handle; /* with the ipc_ring_ ops */
   const ChanOps *ops;
-  uint32_t kind; /* SEGMENT_RING, ... */
-  bool file;     /* names are paths, and nobody alive does not make it stale */
   const char *const *options;
   /* What is the kind's own: flags, and which of them must be as asked. */
   void (*read)(lua_State *L, int index, SegmentAsk *ask);
@@ -18,10 +16,21 @@ typedef struct RingRoom {
   int (*begin)(Ring *r);
 } RingRoom;
 
+/* RingRoom.m of a room; `file`: names are paths, and nobody alive does not make
+ * it stale. */
+#define RINGS_MEMBER(NAME, KIND, FILE)                                         \
+  {                                                                            \
+    .name = NAME, .type = "ipc." NAME, .kind = (KIND), .file = (FILE),         \
+    .member = ipc_rings_member, .begin = ipc_rings_begin,                      \
+    .words = ipc_rings_words                                                   \
+  }
+Member *ipc_rings_member(Handle *h);
+int ipc_rings_begin(Handle *h, const Opening *o);
+const char *ipc_rings_words(lua_State *L, Handle *h, const Opening *o, int err);
+
 /* Options of every ring; a room's list is these and its own. */
 #define RINGS_OPTIONS                                                          \
-  "capacity", "size", "count", "keepalive", "persist", "participants", "huge", \
-      "prefault", "writers"
+  "capacity", "size", "count", "keepalive", "writers", MEMBER_OPTIONS
 
 enum { RINGS_CAPACITY = 1 << 20 }; /* bytes, where nobody says */
 
@@ -41,10 +50,6 @@ int ipc_rings_pair(lua_State *L, const RingRoom *room);
 
 /* Room.take. */
 int ipc_rings_take(lua_State *L, Given *g, const RingRoom *room);
-
-/* A flag among the options: sets it in ask->flags and notes that it matters. */
-void ipc_rings_flag(lua_State *L, int index, const char *name, uint32_t flag,
-                    SegmentAsk *ask);
 
 /* `writers` and `readers`: 1 or "many". */
 void ipc_rings_side(lua_State *L, int index, const char *name, uint32_t flag,

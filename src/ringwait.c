@@ -20,8 +20,8 @@ enum {
 
 uint64_t ipc_ring_slowest(const Ring *r, uint64_t tail) {
   uint64_t slowest = tail;
-  for (uint32_t i = 0; i < r->s.head.slots; i++) {
-    SegmentPart *p = SEGMENT_PART(&r->s, i);
+  for (uint32_t i = 0; i < r->m.s.head.slots; i++) {
+    SegmentPart *p = SEGMENT_PART(&r->m.s, i);
     uint64_t at = atomic_load_explicit(&p->at, memory_order_acquire);
     if (at != UINT64_MAX && (int64_t)(at - slowest) < 0)
       slowest = at;
@@ -32,18 +32,18 @@ uint64_t ipc_ring_slowest(const Ring *r, uint64_t tail) {
 /* Whether `want` has something to go on with, as far as the memory tells; for
  * any thread. */
 static bool ring_there(const Ring *r, int want, uint64_t at, uint64_t need) {
-  const SegmentSide *readers = SEGMENT_READERS(&r->s);
-  uint32_t flags = r->s.head.flags;
-  uint64_t tail = atomic_load(&SEGMENT_WRITERS(&r->s)->at);
+  const SegmentSide *readers = SEGMENT_READERS(&r->m.s);
+  uint32_t flags = r->m.s.head.flags;
+  uint64_t tail = atomic_load(&SEGMENT_WRITERS(&r->m.s)->at);
   if (want == IPC_WRITE) {
     uint64_t head = atomic_load(&readers->at);
     if (flags & SEGMENT_HOLD)
       head = ipc_ring_slowest(r, tail);
-    else if (r->s.head.kind == SEGMENT_BROADCAST)
+    else if (r->m.s.head.kind == SEGMENT_BROADCAST)
       return true;
     return tail + need - head <= r->ring;
   }
-  if (r->s.head.kind == SEGMENT_BROADCAST)
+  if (r->m.s.head.kind == SEGMENT_BROADCAST)
     return tail != at;
   if (flags & SEGMENT_LEASE)
     return atomic_load(&readers->again) || atomic_load(&readers->taken) != tail;
@@ -51,26 +51,26 @@ static bool ring_there(const Ring *r, int want, uint64_t at, uint64_t need) {
 }
 
 static SegmentEvent *ring_event(const Ring *r, int want) {
-  return want == IPC_WRITE ? SEGMENT_WRITE(&r->s) : SEGMENT_READ(&r->s);
+  return want == IPC_WRITE ? SEGMENT_WRITE(&r->m.s) : SEGMENT_READ(&r->m.s);
 }
 
 /* The lock that the last op for `want` did not get, or NULL. */
 static _Atomic uint32_t *ring_busy(const Ring *r, int want) {
   SegmentSide *side =
-      want == IPC_WRITE ? SEGMENT_WRITERS(&r->s) : SEGMENT_READERS(&r->s);
+      want == IPC_WRITE ? SEGMENT_WRITERS(&r->m.s) : SEGMENT_READERS(&r->m.s);
   return r->busy == &side->lock ? r->busy : NULL;
 }
 
 /* A writer is woken when its message fits and a quarter of the ring is free,
  * not for every message that is received. */
 static void ring_expect(const Ring *r, uint64_t need) {
-  SegmentEvent *e = SEGMENT_WRITE(&r->s);
-  uint64_t tail = atomic_load(&SEGMENT_WRITERS(&r->s)->at);
-  uint64_t head = atomic_load(&SEGMENT_READERS(&r->s)->at);
+  SegmentEvent *e = SEGMENT_WRITE(&r->m.s);
+  uint64_t tail = atomic_load(&SEGMENT_WRITERS(&r->m.s)->at);
+  uint64_t head = atomic_load(&SEGMENT_READERS(&r->m.s)->at);
   uint64_t least = tail + need - r->ring, good = head + r->ring / 4;
   if ((int64_t)(good - tail) > 0)
     good = tail;
-  if ((int64_t)(good - least) < 0 || r->s.head.kind == SEGMENT_BROADCAST)
+  if ((int64_t)(good - least) < 0 || r->m.s.head.kind == SEGMENT_BROADCAST)
     good = least;
   atomic_store(&e->enough, good);
 }
@@ -81,10 +81,10 @@ static int ring_sleep(const Ring *r, int want, uint64_t at, uint64_t need,
                       const atomic_bool *stop) {
   SegmentEvent *e = ring_event(r, want);
   if (busy)
-    return ipc_segment_await(&r->s, busy, ns);
+    return ipc_segment_await(&r->m.s, busy, ns);
   if (want == IPC_WRITE)
     ring_expect(r, need);
-  uint32_t announced = ipc_segment_announce(&r->s, e);
+  uint32_t announced = ipc_segment_announce(&r->m.s, e);
   if (ring_there(r, want, at, need) || (stop && atomic_load(stop)))
     return 0;
   return ipc_os_word_wait(&e->count, announced, ns);
@@ -93,15 +93,15 @@ static int ring_sleep(const Ring *r, int want, uint64_t at, uint64_t need,
 /* A slice passed: whether a death could have changed what the op would find.
  * For any thread. */
 static bool ring_doubts(const Ring *r, int want, const void *busy) {
-  const SegmentSide *readers = SEGMENT_READERS(&r->s);
+  const SegmentSide *readers = SEGMENT_READERS(&r->m.s);
   unsigned others = want == IPC_WRITE ? IPC_READ : IPC_WRITE;
-  uint32_t flags = r->s.head.flags;
+  uint32_t flags = r->m.s.head.flags;
   if (busy || (flags & SEGMENT_HOLD && want == IPC_WRITE))
     return true;
   if (flags & SEGMENT_LEASE &&
       atomic_load(&readers->at) != atomic_load(&readers->taken))
     return true;
-  return !r->keepalive && ipc_segment_gone(&r->s, others);
+  return !r->keepalive && ipc_segment_gone(&r->m.s, others);
 }
 
 /* ----------------------------------------------------------- in one thread */
@@ -143,9 +143,9 @@ int ipc_ring_ready(Handle *h, int want, bool ask_kernel) {
   if (want == IPC_READ ? r->c.ended != 0 : r->ended)
     return 0;
   uint64_t need = r->need ? r->need : ipc_ring_need(0);
-  bool lease = want == IPC_READ && r->s.head.flags & SEGMENT_LEASE;
+  bool lease = want == IPC_READ && r->m.s.head.flags & SEGMENT_LEASE;
   bool ask = lease && (ipc_ring_suspects(r) ||
-                       atomic_load(&SEGMENT_READERS(&r->s)->again));
+                       atomic_load(&SEGMENT_READERS(&r->m.s)->again));
   if (!ask && ring_there(r, want, r->at, need))
     return 0;
   bool gone = ipc_ring_gone(r, want, ask_kernel || ask);
@@ -156,8 +156,9 @@ int ipc_ring_ready(Handle *h, int want, bool ask_kernel) {
       return 0;
     return err == EAGAIN && (others || !gone) ? EAGAIN : 0;
   }
-  return gone && (want == IPC_READ || r->s.head.kind == SEGMENT_RING) ? 0
-                                                                      : EAGAIN;
+  return gone && (want == IPC_READ || r->m.s.head.kind == SEGMENT_RING)
+             ? 0
+             : EAGAIN;
 }
 
 /* ---------------------------------------------------------------- threads */
@@ -187,8 +188,8 @@ static void job_sleep(void *argument) {
 
 /* Makes the thread look at what it waits for again. */
 static void job_nudge(const RingJob *j) {
-  ipc_os_word_wake(&SEGMENT_READERS(&j->ring->s)->lock, true);
-  ipc_os_word_wake(&SEGMENT_WRITERS(&j->ring->s)->lock, true);
+  ipc_os_word_wake(&SEGMENT_READERS(&j->ring->m.s)->lock, true);
+  ipc_os_word_wake(&SEGMENT_WRITERS(&j->ring->m.s)->lock, true);
   ipc_segment_rouse(ring_event(j->ring, j->want));
 }
 
@@ -207,7 +208,7 @@ int ipc_ring_descriptor(const Handle *h, int want) {
 int ipc_ring_arm(Handle *h, int want) {
   Ring *r = (Ring *)h;
   RingJob **at = &r->job[want == IPC_WRITE], *j = *at;
-  if (!r->begun)
+  if (!r->m.begun)
     return EAGAIN;
   if (!j) {
     j = calloc(1, sizeof *j);
@@ -253,43 +254,13 @@ void ipc_ring_close(Handle *h, How how) {
   Ring *r = (Ring *)h;
   bool foreign = h->foreign || h->generation != ipc_generation;
   jobs_end(r, foreign);
-  if (foreign)
-    r->s.fd = -1; /* closed when the process forked */
-  if (r->spare && foreign)
-    r->spare->fd = -1;
-  if (r->spare)
-    ipc_segment_abandon(r->spare);
-  free(r->spare);
-  r->spare = NULL;
-  if (foreign || h->moved || !r->begun || r->robbed) {
-    ipc_segment_abandon(&r->s);
-  } else {
-    bool goes = r->temporary && r->s.made;
+  if (r->robbed)
+    r->m.begun = false; /* nothing may be touched */
+  if (!foreign && !h->moved && r->m.begun)
     ipc_ring_give_back(r);
-    ipc_segment_leave(&r->s, r->path,
-                      how == IPC_DROP ? SEGMENT_LEAVE
-                      : goes          ? SEGMENT_REMOVE
-                                      : SEGMENT_SETTLE);
-  }
-  r->begun = false;
-  free(r->path);
-  r->path = NULL;
+  ipc_member_close(&r->m, h, how);
   ipc_buffer_free(&r->ahead);
   r->ahead_at = 0;
-}
-
-int ipc_ring_spare(Ring *r) {
-  if (r->spare)
-    return 0;
-  r->spare = calloc(1, sizeof *r->spare);
-  if (!r->spare)
-    return ENOMEM;
-  int err = ipc_segment_second(r->spare, &r->s, r->path, r->s.roles);
-  if (err) {
-    free(r->spare);
-    r->spare = NULL;
-  }
-  return err;
 }
 
 /* An object stays here, so the child becomes a participant of its own. */
@@ -298,34 +269,19 @@ void ipc_ring_forking(Handle *h) {
   for (int i = 0; i < 2; i++)
     if (r->job[i])
       ipc_sleeper_stop(&r->job[i]->sleeper);
-  if (h->moves)
-    ipc_os_fork_keep(r->s.fd, true);
-  else if (ipc_ring_spare(r) == 0)
-    ipc_os_fork_keep(r->spare->fd, true);
+  ipc_member_forking(&r->m, h->moves);
 }
 
 void ipc_ring_forked(Handle *h, bool child) {
   Ring *r = (Ring *)h;
-  if (h->moves) {
-    ipc_os_fork_keep(r->s.fd, false);
+  ipc_member_forked(&r->m, h->moves, child);
+  if (!child || h->moves)
     return;
-  }
-  if (r->spare)
-    ipc_os_fork_keep(r->spare->fd, false);
-  if (!child) {
-    if (r->spare) /* the child has it, or there is no child */
-      ipc_segment_abandon(r->spare);
-  } else {
-    jobs_end(r, true);
-    r->s.fd = -1;
-    ipc_segment_abandon(&r->s);
-    ipc_buffer_free(&r->ahead);
-    r->ahead_at = 0;
-    r->leased = r->reserved = r->peeked = false;
-    r->tickets = 0;
-    if (r->spare)
-      ipc_ring_become(r, r->spare);
-  }
-  free(r->spare);
-  r->spare = NULL;
+  jobs_end(r, true);
+  ipc_buffer_free(&r->ahead);
+  r->ahead_at = 0;
+  r->leased = r->reserved = r->peeked = false;
+  r->tickets = 0;
+  if (r->m.begun)
+    ipc_ring_place(r);
 }

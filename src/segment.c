@@ -66,8 +66,17 @@ uint64_t ipc_segment_ring(uint64_t bytes) {
   return ring < bytes || ring > SIZE_MAX / 4 ? 0 : ring;
 }
 
-static uint64_t segment_head_size(uint32_t slots, uint64_t page) {
-  uint64_t size = SEGMENT_PARTS + (uint64_t)slots * sizeof(SegmentPart);
+static bool segment_rings(uint32_t kind) {
+  return kind == SEGMENT_RING || kind == SEGMENT_BROADCAST;
+}
+
+/* What the participants, the kind's own and the foot take. */
+static uint64_t segment_least(const SegmentHead *h) {
+  return SEGMENT_PARTS + (uint64_t)h->slots * sizeof(SegmentPart) + h->extra +
+         (h->kind == SEGMENT_MEMORY ? sizeof(SegmentFoot) : 0);
+}
+
+static uint64_t segment_pages(uint64_t size, uint64_t page) {
   return (size + page - 1) / page * page;
 }
 
@@ -193,6 +202,8 @@ static void segment_sweep(Segment *s, unsigned slot) {
       ipc_os_word_wake(locks[i], true);
     }
   }
+  if (s->swept)
+    s->swept(s, slot);
 }
 
 /* ------------------------------------------------------------------ events */
@@ -225,7 +236,8 @@ static void segment_changed(Segment *s) {
 static int segment_map(Segment *s, const SegmentAsk *ask) {
   void *base;
   int fd = -1;
-  size_t head = s->head.head, ring = (size_t)s->head.ring;
+  size_t head = (size_t)s->head.before + s->head.head;
+  size_t ring = (size_t)s->head.ring;
   s->damaged = calloc(1, sizeof *s->damaged);
   if (!s->damaged)
     return ENOMEM;
@@ -247,7 +259,8 @@ static int segment_map(Segment *s, const SegmentAsk *ask) {
   }
   if (ask && ask->huge && ask->path) /* nameless ones are made of them */
     ipc_os_advise_huge(base, head + 2 * ring);
-  s->base = base;
+  s->bytes = base;
+  s->base = s->bytes + s->head.before;
   return 0;
 }
 
@@ -255,8 +268,9 @@ static void segment_unmap(Segment *s) {
   if (!s->base)
     return;
   ipc_os_unguard(s->guard);
-  ipc_os_unmap_ring(s->base, s->head.head, (size_t)s->head.ring);
-  s->base = NULL;
+  ipc_os_unmap_ring(s->bytes, (size_t)s->head.before + s->head.head,
+                    (size_t)s->head.ring);
+  s->bytes = s->base = NULL;
   free(s->damaged);
   s->damaged = NULL;
 }
@@ -382,6 +396,8 @@ static int segment_hold(Segment *s) {
 /* The largest message. Where a sender overwrites what is oldest, the newest
  * stays whole while the next is written. */
 static uint64_t segment_most(const SegmentHead *h) {
+  if (!segment_rings(h->kind))
+    return h->before;
   bool two = h->kind == SEGMENT_BROADCAST && !(h->flags & SEGMENT_HOLD);
   uint64_t most = (two ? h->ring / 2 : h->ring) - SEGMENT_RECORD;
   return most < UINT32_MAX ? most : UINT32_MAX; /* as a record can say it */
@@ -399,12 +415,16 @@ static void segment_describe(SegmentHead *h, const SegmentAsk *ask,
   if (!ask->kept && ipc_os_barrier_join()) /* a file meets other systems */
     h->flags |= SEGMENT_BARRIER;
   h->slots = ask->slots;
-  h->head = (uint32_t)segment_head_size(ask->slots, page);
-  h->ring = ask->ring < page ? page : ask->ring;
+  h->extra = ask->extra;
+  h->head = (uint32_t)segment_pages(segment_least(h), page);
+  if (segment_rings(ask->kind))
+    h->ring = ask->ring < page ? page : ask->ring;
+  if (ask->kind == SEGMENT_MEMORY)
+    h->before = segment_pages(ask->maxsize, page);
   h->maxsize = segment_most(h);
   if (ask->maxsize && ask->maxsize < h->maxsize)
     h->maxsize = ask->maxsize;
-  h->total = h->head + h->ring;
+  h->total = h->before + h->head + h->ring;
   clock_gettime(CLOCK_REALTIME, &now);
   h->created = (uint64_t)now.tv_sec * 1000000000U + (uint64_t)now.tv_nsec;
   ipc_os_random(h->id, sizeof h->id);
@@ -414,13 +434,19 @@ static void segment_describe(SegmentHead *h, const SegmentAsk *ask,
 /* Turns an empty file that nobody can see yet into a segment we are in. */
 static int segment_fill(Segment *s, const SegmentAsk *ask, uint64_t page) {
   segment_describe(&s->head, ask, page);
+  if (s->head.total > SIZE_MAX / 4)
+    return EFBIG;
   int err = segment_hold(s);
   if (!err)
     err = ipc_os_allocate(s->fd, s->head.total);
   if (!err)
     err = segment_map(s, ask);
   if (!err) {
+    SegmentFoot foot = {.head = s->head.before};
+    memcpy(foot.magic, SEGMENT_MAGIC, sizeof foot.magic);
     memcpy(s->base, &s->head, sizeof s->head);
+    if (s->head.kind == SEGMENT_MEMORY)
+      memcpy(s->base + s->head.head - sizeof foot, &foot, sizeof foot);
     atomic_store(&SEGMENT_LIFE(s)->state, LIVE);
     err = segment_enter(s, ask->roles);
   }
@@ -453,12 +479,33 @@ static int segment_temporary(const char *path, char *out, bool random) {
   return 0;
 }
 
+/* Where the foot of a memory says that its head is. ENOMSG: it has none. */
+static int segment_read_foot(int fd, uint64_t *head) {
+  struct stat is;
+  SegmentFoot foot;
+  if (fstat(fd, &is))
+    return errno;
+  if (!S_ISREG(is.st_mode) || is.st_size < (off_t)sizeof foot)
+    return ENOMSG;
+  ssize_t n = pread(fd, &foot, sizeof foot, is.st_size - (off_t)sizeof foot);
+  if (n < 0)
+    return errno;
+  if (n != (ssize_t)sizeof foot ||
+      memcmp(foot.magic, SEGMENT_MAGIC, sizeof foot.magic) != 0)
+    return ENOMSG;
+  *head = foot.head;
+  return 0;
+}
+
 /* Whether a file with such a name is one: hexadecimal digits, and nothing in it
  * yet, or a segment. */
 static bool segment_is_temporary(int fd, const char *digits) {
   char start[sizeof SEGMENT_MAGIC - 1] = {0}, magic[] = SEGMENT_MAGIC;
+  uint64_t head;
   if (strspn(digits, "0123456789abcdef") != 2 * RANDOM)
     return false;
+  if (segment_read_foot(fd, &head) == 0)
+    return true;
   ssize_t n = pread(fd, start, sizeof start, 0);
   static const char nothing[sizeof start];
   return n == 0 || (n == (ssize_t)sizeof start &&
@@ -577,14 +624,19 @@ static int segment_validate(Segment *s, const SegmentHead *h, uint64_t size,
   s->why = "its head is damaged";
   if (h->crc != segment_crc(h, offsetof(SegmentHead, crc)))
     return EBADMSG;
-  if (h->slots == 0 || h->slots > SEGMENT_SLOTS_MOST || h->ring == 0 ||
+  if (h->slots == 0 || h->slots > SEGMENT_SLOTS_MOST ||
+      segment_rings(h->kind) != (h->ring != 0) ||
+      (h->kind == SEGMENT_MEMORY) != (h->before != 0) ||
       (h->ring & (h->ring - 1)) != 0 || h->ring > UINT64_C(1) << 40 ||
-      h->head < SEGMENT_PARTS + h->slots * sizeof(SegmentPart) ||
+      h->before > UINT64_C(1) << 48 || h->head < segment_least(h) ||
       h->head % SEGMENT_PARTS != 0 || h->maxsize > segment_most(h) ||
-      h->total != h->head + h->ring)
+      h->total != h->before + h->head + h->ring)
     return EBADMSG;
   s->why = "it is made for larger pages";
-  if (h->head % page != 0 || h->ring % page != 0 || h->ring > SIZE_MAX / 4)
+  if (h->head % page != 0 || h->ring % page != 0 || h->before % page != 0)
+    return ENOTSUP;
+  s->why = "it is too large for the addresses of this process";
+  if (h->total > SIZE_MAX / 4)
     return ENOTSUP;
   s->why = "its file was truncated";
   if (size < h->total)
@@ -602,17 +654,23 @@ static int segment_validate(Segment *s, const SegmentHead *h, uint64_t size,
 /* Reads the head of an open file into our own copy. */
 static int segment_read_head(Segment *s, uint32_t kind) {
   struct stat is;
+  uint64_t at = 0;
   if (fstat(s->fd, &is))
     return errno;
   s->why = "it is not shared memory of lua-ipc";
-  if (!S_ISREG(is.st_mode) || (uint64_t)is.st_size < sizeof s->head)
+  int err = kind == SEGMENT_MEMORY ? segment_read_foot(s->fd, &at) : 0;
+  if (err)
+    return err;
+  if (!S_ISREG(is.st_mode) || (uint64_t)is.st_size < sizeof s->head ||
+      at > (uint64_t)is.st_size - sizeof s->head)
     return EBADMSG;
-  ssize_t n = pread(s->fd, &s->head, sizeof s->head, 0);
+  ssize_t n = pread(s->fd, &s->head, sizeof s->head, (off_t)at);
   if (n < 0)
     return errno;
   if (n != (ssize_t)sizeof s->head)
     return EBADMSG;
-  return segment_validate(s, &s->head, (uint64_t)is.st_size, kind);
+  err = segment_validate(s, &s->head, (uint64_t)is.st_size, kind);
+  return err || s->head.before == at ? err : EBADMSG;
 }
 
 /* Whether it is what was asked for, as far as anything was. */
@@ -703,6 +761,7 @@ int ipc_segment_attach(Segment *s, const SegmentAsk *ask) {
   int err = ESTALE;
   s->fd = -1;
   s->why = NULL;
+  s->swept = ask->swept;
   if (!ipc_segment_possible()) {
     s->why = "this system has no locks of open file descriptions, or this "
              "processor no words of 64 bits";
@@ -729,6 +788,7 @@ int ipc_segment_second(Segment *s, const Segment *like, const char *path,
                        unsigned roles) {
   SegmentAsk ask = {.roles = roles, .kept = true};
   s->fd = -1;
+  s->swept = like->swept;
   int err = ipc_os_reopen(like->fd, O_RDWR | O_CLOEXEC, &s->fd);
   if (err == ENOTSUP && path && segment_named(like, path)) {
     s->fd = open(path, O_RDWR | O_NOFOLLOW | O_CLOEXEC);

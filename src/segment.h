@@ -20,7 +20,8 @@ bytes. A name `/x` is the file `/dev/shm/x` on Linux.
       0 "lua-ipc\n"                8
       8 version, 1                 4
      12 0x01020304                 4  tells the byte order
-     16 kind                       4  1 ring, 2 broadcast
+     16 kind                       4  1 ring, 2 broadcast, 3 memory,
+                                      4 locks, 5 journal
      20 flags                      4  1 one writer, 2 one reader, 4 leases,
                                       8 persists, 16 membarrier,
                                       32 holds, 64 latest (broadcast)
@@ -31,6 +32,8 @@ bytes. A name `/x` is the file `/dev/shm/x` on Linux.
      48 head + ring                8
      56 made, ns since 1970        8
      64 a random number           16
+     80 bytes in front             8  memory: the user's, else 0
+     88 more                       4  bytes behind the participants
     124 CRC-32 of the 124 bytes    4  as zlib.crc32
     changes
     128 state                      4  1 in use, 2 its name is gone
@@ -142,7 +145,13 @@ enum {
 };
 
 /* What is in it. */
-enum { SEGMENT_RING = 1, SEGMENT_BROADCAST = 2 };
+enum {
+  SEGMENT_RING = 1,
+  SEGMENT_BROADCAST = 2,
+  SEGMENT_MEMORY = 3, /* the user's bytes, in front of the head */
+  SEGMENT_LOCKS = 4,  /* locks alone */
+  SEGMENT_JOURNAL = 5 /* what those who use a journal agree on */
+};
 
 /* How it is used, settled when it is made. */
 enum {
@@ -166,21 +175,30 @@ typedef _Atomic uint64_t SegmentWide;
 typedef _Atomic uint32_t SegmentWide;
 #endif
 
-/* At 0; never changes once others can see it. */
+/* At 0, of a memory behind the user's bytes; never changes once others can see
+ * it. */
 typedef struct SegmentHead {
   char magic[8];
   uint32_t version, order;
   uint32_t kind, flags;
   uint32_t head;    /* bytes before the ring: whole pages */
   uint32_t slots;   /* participants */
-  uint64_t ring;    /* bytes of the ring: a power of two, whole pages */
-  uint64_t maxsize; /* bytes of a message */
-  uint64_t total;   /* head + ring: the size of the file */
+  uint64_t ring;    /* bytes of the ring: a power of two, whole pages; or 0 */
+  uint64_t maxsize; /* bytes of a message; of a memory: bytes, as asked for */
+  uint64_t total;   /* before + head + ring: the size of the file */
   uint64_t created; /* ns since 1970 */
   uint8_t id[16];   /* random */
-  uint8_t unused[44];
+  uint64_t before;  /* bytes in front of the head: whole pages; or 0 */
+  uint32_t extra;   /* of the kind's own, behind the participants */
+  uint8_t unused[32];
   uint32_t crc; /* CRC-32 (IEEE 802.3) of the 124 bytes before */
 } SegmentHead;
+
+/* A memory's file ends with it. */
+typedef struct SegmentFoot {
+  char magic[8];
+  uint64_t head; /* where the head is */
+} SegmentFoot;
 
 /* At 128. */
 typedef struct SegmentLife {
@@ -222,6 +240,9 @@ typedef struct SegmentPart {
 _Static_assert(sizeof(SegmentHead) == 128 &&
                    offsetof(SegmentHead, ring) == 32 &&
                    offsetof(SegmentHead, id) == 64 &&
+                   offsetof(SegmentHead, before) == 80 &&
+                   offsetof(SegmentHead, extra) == 88 &&
+                   sizeof(SegmentFoot) == 16 &&
                    offsetof(SegmentHead, crc) == 124,
                "the head is as documented");
 _Static_assert(offsetof(SegmentLife, writers) == 16 &&
@@ -257,10 +278,14 @@ typedef struct SegmentAsk {
   uint32_t kind, flags, slots;
   uint32_t insists; /* the flags that an existing one must have just so */
   uint64_t ring;    /* bytes, as ipc_segment_ring has them; 0: any */
-  uint64_t maxsize; /* bytes; 0: any, or what fits */
+  uint64_t maxsize; /* bytes; 0: any, or what fits. A memory's own */
+  uint32_t extra;   /* bytes of the kind's own, of a new one */
   bool kept; /* the file is a user's: nobody alive does not make it stale */
   bool huge, populate;
   int (*sound)(Segment *s); /* looks at what the dead left; 0 or an errno */
+  /* The slot's former owner is dead: what it held of the kind's own is given
+   * back. Under the registry's lock. NULL: there is nothing. */
+  void (*swept)(Segment *s, unsigned slot);
 } SegmentAsk;
 
 /* One participant. Zeroed but for fd -1 it is nobody. */
@@ -272,9 +297,11 @@ struct Segment {
   unsigned roles;
   uint32_t changes;      /* seen last */
   SegmentHead head;      /* the copy that counts */
-  char *base;            /* NULL: not mapped */
+  char *bytes;           /* what is mapped: a memory's bytes */
+  char *base;            /* the head there; NULL: not mapped */
   _Atomic bool *damaged; /* pages were lost */
   void *guard;
+  void (*swept)(Segment *s, unsigned slot);
   dev_t device;
   ino_t inode;
   const char *why; /* of an error that is not the system's */
@@ -287,7 +314,8 @@ bool ipc_segment_possible(void);
 /* Takes part: makes or opens what is asked for. Tries once; 0, or EAGAIN:
  * somebody is just joining or leaving; ENOENT; EEXIST; EBUSY: the side is made
  * for one, and taken; EUSERS: no slot is free; EACCES: another user's;
- * EBADMSG: not ours; ENOTSUP: ours, but not for this machine; ENOSPC ... */
+ * EBADMSG: not ours; ENOMSG: a file that is no memory of ours; ENOTSUP: ours,
+ * but not for this machine; ENOSPC ... */
 int ipc_segment_attach(Segment *s, const SegmentAsk *ask);
 
 /* A second participant of what `like` takes part in; as attach. */
@@ -298,6 +326,12 @@ int ipc_segment_second(Segment *s, const Segment *like, const char *path,
  * descriptor is ours; else it is still the caller's. */
 int ipc_segment_adopt(Segment *s, int fd, uint32_t kind, unsigned slot,
                       unsigned roles);
+
+/* The slot of a lock's owner; of nobody, or nonsense, one that none can have.
+ */
+static inline uint32_t ipc_segment_slot(uint32_t owner) {
+  return (owner & 0xfff) - 1;
+}
 
 /* Leaves, and what becomes of the name: it stays; it goes if nobody is left; it
  * goes. Waits a moment at the most. */
@@ -353,6 +387,10 @@ uint64_t ipc_segment_ring(uint64_t bytes);
 #define SEGMENT_WRITE(s) ((SegmentEvent *)(void *)((s)->base + 640))
 #define SEGMENT_PART(s, i)                                                     \
   ((SegmentPart *)(void *)((s)->base + SEGMENT_PARTS) + (i))
+
+/* The kind's own bytes, s->head.extra of them: 0 in a new one, aligned to 64.
+ */
+#define SEGMENT_EXTRA(s) ((void *)SEGMENT_PART(s, (s)->head.slots))
 
 static inline int ipc_segment_check(Segment *s) {
   if (!atomic_load_explicit(s->damaged, memory_order_relaxed) &&

@@ -25,16 +25,16 @@ static const HandleOps shm_handle = {.type = "ipc.shm",
 
 static void shm_read(lua_State *L, int index, SegmentAsk *ask) {
   ipc_rings_side(L, index, "readers", SEGMENT_SOLE_READER, ask);
-  ipc_rings_flag(L, index, "lease", SEGMENT_LEASE, ask);
+  ipc_member_flag(L, index, "lease", SEGMENT_LEASE, ask);
 }
 
 static const char *const shm_options[] = {RINGS_OPTIONS, "readers", "lease",
                                           NULL};
 
-static const RingRoom shm_rings = {.name = "shm",
+static const RingRoom shm_rings = {.m =
+                                       RINGS_MEMBER("shm", SEGMENT_RING, false),
                                    .handle = &shm_handle,
                                    .ops = &ipc_ring_ops,
-                                   .kind = SEGMENT_RING,
                                    .options = shm_options,
                                    .read = shm_read,
                                    .begin = ipc_ring_begin};

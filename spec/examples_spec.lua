@@ -17,12 +17,14 @@ local function matches(line, expected)
   return squeeze(line):match("^" .. pattern .. "$")
 end
 
-local rings = { shm = true, mmap = true, broadcast = true }
+local rings = {
+  memory = true, struct = true, framebuffer = true, shm = true, mmap = true, broadcast = true, locks = true,
+}
 
 describe("the example", function()
   for _, name in ipairs {
-    "pipe", "fifo", "socket", "sysv", "mqueue", "shm", "mmap", "broadcast", "stdio", "listener", "process",
-    "poller", "values",
+    "pipe", "fifo", "socket", "sysv", "mqueue", "shm", "mmap", "broadcast", "stdio", "listener", "memory", "process",
+    "poller", "locks", "values", "struct", "framebuffer",
   } do
     local path = ("examples/%s.lua"):format(name)
 

@@ -394,7 +394,7 @@ local function methods()
   local a, b = assert(ipc.pipe())
   a:close()
   b:close()
-  local all = { channel = {}, listener = {}, view = {} }
+  local all = { channel = {}, listener = {}, view = {}, bytes = {} }
   for name in pairs(debug.getmetatable(a).__index) do all.channel[name] = true end
   for name in sources["src/listen.c"]:match("luaL_Reg listener_methods%[%] = (%b{})"):gmatch '{"(%l+)"' do
     all.listener[name] = true
@@ -402,12 +402,22 @@ local function methods()
   for name in sources["src/view.c"]:match("luaL_Reg view_methods%[%] = (%b{})"):gmatch '{"(%l+)"' do
     all.view[name] = true
   end
+  for name in sources["src/bytes.c"]:match("luaL_Reg bytes_methods%[%] = (%b{})"):gmatch '{"(%l+)"' do
+    all.bytes[name] = true
+  end
   -- what a room adds to them
   for _, row in ipairs(rows) do
     local text = sources["src/" .. row.name .. ".c"]:match("luaL_Reg " .. row.name .. "_methods%[%] = (%b{})")
     if text then
       all[row.name] = all[row.name] or {}
       for name in text:gmatch '{"(%l+)"' do all[row.name][name] = true end
+    end
+  end
+  -- what all locks have, and each kind
+  for _, path in ipairs { "src/lock.c", "src/lockkinds.c" } do
+    for kind, text in sources[path]:gmatch "luaL_Reg (%l+)_methods%[%] = (%b{})" do
+      all[kind] = {}
+      for name in text:gmatch '{"(%l[%l_]*)"' do all[kind][name] = true end
     end
   end
   return all
@@ -438,7 +448,7 @@ describe("reference, annotations and rockspec:", function()
     end
     for class, list in pairs(all) do
       for name in pairs(list) do
-        local own = class == "listener" or class == "view"
+        local own = class == "listener" or class == "view" or class == "bytes"
         if not (known[class .. ":" .. name] or not own and all.channel[name]) then
           missing[#missing + 1] = class .. ":" .. name
         end
@@ -450,7 +460,7 @@ describe("reference, annotations and rockspec:", function()
   it("nothing is annotated that is not there", function()
     local strangers, all = {}, methods()
     for name in pairs(annotated()) do
-      local class, method = name:match "^(%w+)[:.](%w+)$"
+      local class, method = name:match "^([%w_]+)[:.]([%w_]+)$"
       if class and all[class] and not all[class][method] or not class and ipc[name] == nil then
         strangers[#strangers + 1] = name
       end

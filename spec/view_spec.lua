@@ -445,4 +445,304 @@ describe("a view", function()
     assert.are.equal(odd, why)
     assert.are.equal(1000, #v:unpack(0, "z"))
   end)
+
+  describe("packs and unpacks as string.pack does:", function()
+    local letters = { "b", "B", "h", "H", "i", "I", "l", "L", "j", "J", "T", "f", "d", "n", "x", "<", ">", "=", " ",
+      "i1", "I2", "i3", "I4", "i5", "I6", "i7", "I8", "i8", "I16", "i9", "c3", "s2", "z", "!8", "!", "Xd", "i0",
+      "I17", "y" }
+    local values = { 0, 1, -1, 127, 128, 255, 256, -128, -129, 32767, 65535, 2 ^ 31 | 0, 2 ^ 32 | 0, -(2 ^ 31) | 0,
+      math.maxinteger, math.mininteger, 0.5, -0.0, 1 / 0, 0 / 0, 3.0, 1e300, 2.0 ^ 63, "10", "0x7", "abc", true,
+      1e-45 }
+
+    -- Without the position, and with the argument's number as ours is.
+    local function cause(message, shift)
+      message = tostring(message):gsub("^[^:]+:%d+: ", "")
+      return (message:gsub("#(%d+) to '[^']+'", function(n) return "#" .. n + shift end))
+    end
+
+    local function formatted(n)
+      local format = {}
+      for i = 1, math.random(n) do
+        local plain = math.random(8) > 1
+        format[i] = letters[math.random(plain and 27 or #letters)]
+      end
+      return table.concat(format)
+    end
+
+    it("any formats, any values", function()
+      local v <close> = assert(w:reserve(4096))
+      for _ = 1, 20000 do
+        local format, list = formatted(10), {}
+        for i = 1, math.random(0, 12) do list[i] = values[math.random(#values)] end
+        local ok, bytes = pcall(string.pack, format, table.unpack(list))
+        v:fill(0x2d, 0, 256)
+        local mine, after = pcall(v.pack, v, 0, format, table.unpack(list))
+        assert.are.equal(ok, mine, format)
+        if ok then
+          assert.are.equal(#bytes, after, format)
+          assert.are.equal(bytes, v:read(0, after), format)
+          local theirs, ours = table.pack(string.unpack(format, bytes)), table.pack(v:unpack(0, format))
+          assert.are.equal(theirs.n, ours.n)
+          for i = 1, ours.n - 1 do
+            assert.are.equal(math.type(theirs[i]), math.type(ours[i]))
+            assert.is_true(theirs[i] == ours[i] or theirs[i] ~= theirs[i], format)
+          end
+          assert.are.equal(theirs[theirs.n] - 1, ours[ours.n])
+        else
+          assert.are.equal(cause(bytes, 2), cause(after, 0), format)
+          assert.are.equal(("-"):rep(256), v:read(0, 256))
+        end
+      end
+    end)
+
+    it("any bytes, every bit of a number", function()
+      local v <close> = assert(w:reserve(4096))
+      for _ = 1, 5000 do
+        local bytes = {}
+        for i = 1, 100 do bytes[i] = string.char(math.random(0, 255)) end
+        bytes = table.concat(bytes)
+        local format, offset = formatted(10), math.random(0, 20)
+        v:write(0, bytes)
+        local all = v:range(0, 100)
+        local ok, _ = pcall(string.unpack, "!1" .. format, bytes, offset + 1)
+        if not format:find "!" and not format:find "X" then
+          local mine = table.pack(pcall(all.unpack, all, offset, format))
+          assert.are.equal(ok, mine[1], format)
+          if ok then
+            local theirs = table.pack(string.unpack(format, bytes, offset + 1))
+            assert.are.equal(theirs.n, mine.n - 1)
+            for i = 1, theirs.n - 1 do
+              assert.are.equal(string.pack("n", tonumber(theirs[i]) or 0), string.pack("n", tonumber(mine[i + 1]) or 0))
+            end
+          end
+        end
+      end
+    end)
+
+    it("more values than are done at once", function()
+      local v <close> = assert(w:reserve(4096))
+      for n = 30, 300, 30 do
+        local format, list = "<" .. ("I3"):rep(n), {}
+        for i = 1, n do list[i] = i end
+        assert.are.equal(3 * n, v:pack(0, format, table.unpack(list)))
+        list[n + 1] = 3 * n
+        assert.are.same(list, { v:unpack(0, format) })
+      end
+    end)
+  end)
+
+  describe("finds, compares and copies", function()
+    local v, bytes
+
+    before_each(function()
+      v = assert(w:reserve(1000))
+      bytes = {}
+      for i = 1, 1000 do bytes[i] = ("ab"):sub(math.random(2), -1):sub(1, 1) end
+      bytes = table.concat(bytes)
+      v:write(0, bytes)
+    end)
+
+    after_each(function() v:close() end)
+
+    it("what string.find finds", function()
+      for _ = 1, 2000 do
+        local from, n = math.random(0, 1000), math.random(0, 12)
+        local what = bytes:sub(math.random(1000), -1):sub(1, n)
+        if math.random(2) == 1 then what = what .. ("ab"):sub(math.random(2), -1) end
+        local at = bytes:find(what, from + 1, true)
+        assert.are.equal(at and at - 1, (v:find(what, from)))
+        local count = math.random(0, 1000 - from)
+        at = bytes:sub(from + 1, from + count):find(what, 1, true)
+        assert.are.equal(at and at - 1 + from, (v:find(what, from, count)))
+      end
+      assert.are.equal(1, select("#", v:find "zzz"))
+      assert.are.equal(1000, v:find("", 1000))
+      assert.is_nil(v:find("a", 1000))
+      assert.are.equal(0, v:find(v))
+      assert.are.equal(7, v:find(v:range(7), 5))
+    end)
+
+    it("orders as memcmp does", function()
+      v:write(0, "abc\xff\0abd")
+      assert.are.equal(0, v:compare(0, "abc\xff\0"))
+      assert.are.equal(-1, v:compare(0, "abd"))
+      assert.are.equal(1, v:compare(3, "\x7f"))
+      assert.are.equal(0, v:compare(5, "xabd", 1))
+      assert.are.equal(0, v:compare(5, "xabdy", 1, 3))
+      assert.are.equal(0, v:compare(5, v, 5))
+      assert.are.equal(0, v:compare(0, ""))
+      assert.are.equal(1, v:compare(5, v, 0, 3))
+      raises("#1 to 'compare' %(4 bytes at offset 997, but the view has 1000%)",
+        function() v:compare(997, "abcd") end)
+      raises("#3 to 'compare'", function() v:compare(0, "abc", 4) end)
+      raises("#3 to 'compare' %(3 bytes at offset 1, but the string has 3", function() v:compare(0, "abc", 1, 3) end)
+    end)
+
+    it("ranges that overlap", function()
+      for _ = 1, 500 do
+        local to, from = math.random(0, 999), math.random(0, 999)
+        local n = math.random(0, 1000 - math.max(to, from))
+        local before = v:read()
+        assert.are.equal(to + n, v:copy(to, v, from, n))
+        assert.are.equal(before:sub(1, to) .. before:sub(from + 1, from + n) .. before:sub(to + n + 1), v:read())
+      end
+      assert.are.equal(3, v:copy(0, "xabcx", 1, 3))
+      assert.are.equal("abc", v:read(0, 3))
+      raises("#1 to 'copy'", function() v:copy(1, v) end)
+      raises("#2 to 'copy' %(string expected, got number", function() v:copy(0, 7) end)
+      raises("#2 to 'copy' %(string expected, got FILE", function() v:copy(0, io.stdout) end)
+    end)
+
+    it("what is only to be read", function()
+      v:commit()
+      local seen <close> = assert(r:peek(10))
+      assert.are.equal(0, seen:compare(0, bytes))
+      raises("only to be read", function() seen:copy(0, "a") end)
+      raises("only to be read", function() seen:add(0, 1) end)
+      raises("only to be read", function() seen:cas(0, 1, 2) end)
+      raises("only to be read", function() seen:range(0):store(0, 1) end)
+      assert.are.equal((string.unpack("=I8", bytes)), seen:load(0))
+    end)
+  end)
+
+  describe("has ranges, which", function()
+    it("are views of a part", function()
+      local v <close> = assert(w:reserve(100))
+      v:write(0, ("0123456789"):rep(10))
+      local part = v:range(10, 20)
+      assert.are.equal("ipc.view (20 bytes)", tostring(part))
+      assert.are.equal(20, #part)
+      assert.are.equal("01234567890123456789", part:read())
+      assert.are.equal("5678", part:range(5, 4):read())
+      assert.are.equal("", part:range(20):read())
+      part:range(5, 4):fill(0x2d)
+      assert.are.equal("01234----9", v:read(10, 10))
+      raises("21 bytes at offset 0, but the view has 20", function() part:range(0, 21) end)
+      raises("1 bytes at offset 20, but the view has 20", function() part:read(20, 1) end)
+      raises("not reserved", function() part:commit() end)
+      assert.is_true(b:send(part))
+      assert.are.equal("01234----90123456789", a:recv())
+    end)
+
+    it("end on their own, and with what they are of", function()
+      local v <close> = assert(w:reserve(100))
+      local part, other = v:range(10, 20), v:range(0).range
+      other = other(v, 5):range(5)
+      assert.is_true(part:release())
+      raises("used after release", function() part:read() end)
+      other:write(0, "abc")
+      assert.is_true(v:commit())
+      raises("used after commit", function() other:read() end)
+      raises("used after commit", function() return #other end)
+      raises("used after commit", function() other:range(0) end)
+      raises("used after commit", function() b:send(other) end)
+      assert.are.equal("ipc.view (ended)", tostring(other))
+      assert.is_true(other:close())
+      local last <close> = assert(w:reserve(100))
+      local middle = last:range(10)
+      local inner = middle:range(10)
+      inner:write(0, "x")
+      assert.are.equal("x", last:read(20, 1))
+      middle:close()
+      raises("used after close", function() inner:read() end)
+      raises("ranges of 100 ranges", function()
+        local range = last
+        for _ = 1, 200 do range = range:range(0) end
+      end)
+      last:close()
+      assert.are.equal(100, #r:recv())
+    end)
+
+    it("answer closed, and keep what they are of alive", function()
+      local x, y = queue()
+      local part = assert(y:reserve(100)):range(5, 5)
+      collectgarbage()
+      collectgarbage()
+      assert.are.equal(3, part:write(0, "abc"))
+      y:close()
+      assert.are.same({ nil, "closed", EPIPE }, { part:read() })
+      x:close()
+    end)
+  end)
+
+  describe("has words, which", function()
+    local v
+    before_each(function()
+      v = assert(w:reserve(64))
+      v:fill(0)
+    end)
+    after_each(function() v:close() end)
+
+    it("are changed as numbers of their size", function()
+      assert.is_true(v:store(0, -1))
+      assert.are.equal(-1, v:load(0))
+      assert.are.equal(0xffffffff, v:load(0, "I4"))
+      assert.are.equal(-1, v:load(4, "i4"))
+      assert.are.equal(-1, v:add(0, 2))
+      assert.are.equal(1, v:load(0))
+      assert.are.equal(1, v:sub(0, 3))
+      assert.are.equal(-2, v:xchg(0, 0x0f0f))
+      assert.are.equal(0x0f0f, v:band(0, 0xff))
+      assert.are.equal(0x0f, v:bor(0, 0xf0))
+      assert.are.equal(0xff, v:load(0, "i8"))
+      assert.is_true(v:cas(0, 0xff, math.mininteger))
+      assert.are.same({ false, math.mininteger }, { v:cas(0, 0xff, 1) })
+      assert.are.equal(0, v:xchg(8, 2 ^ 32 - 1 | 0, "I4"))
+      assert.are.equal(2 ^ 32 - 1 | 0, v:add(8, 1, "I4"))
+      assert.are.equal(0, v:load(8))
+      assert.are.equal(0, v:sub(8, 1, "i4"))
+      assert.are.equal(-1, v:band(8, ~1, "i4"))
+      assert.are.equal(0xfffffffe, v:bor(8, 1 << 33, "I4"))
+      assert.are.same({ false, -2 }, { v:cas(8, 0, 1, "i4") })
+      assert.is_true(v:cas(8, -2, 1, "i4"))
+      assert.are.equal(1, v:load(8))
+      assert.is_true(v:store(16, 7.0))
+      assert.are.equal(string.pack("=i8", 7), v:read(16, 8))
+    end)
+
+    it("must be aligned, there, and named", function()
+      for _, name in ipairs { "load", "store", "add", "sub", "band", "bor", "xchg", "cas", "wake" } do
+        local f = function(offset, kind)
+          local list = { 0, 0, 0 }
+          list[name == "load" and 1 or name == "cas" and 3 or 2] = kind
+          if name == "load" then list[2], list[3] = nil, nil end
+          if name == "wake" then list[1] = nil end
+          return v[name](v, offset, table.unpack(list, 1, 4))
+        end
+        assert.is_not_nil(f(0))
+        raises("%(offset 4 is not aligned to 8 bytes%)", f, 4)
+        raises("8 bytes at offset 60, but the view has 64", f, 60)
+        for _, offset in ipairs { 65, -8, 0.5, "0" } do raises("bad argument #[12] to", f, offset) end
+        assert.is_not_nil(f(60, "I4"))
+        raises("not aligned to 4", f, 2, "i4")
+        for _, kind in ipairs { "", "I", "I2", "I44", "d", "i16", "I8\0", "I8\0zz" } do
+          raises('"I4", "I8", "i4" or "i8" expected', f, 0, kind)
+        end
+        raises("string expected, got number", f, 0, 8)
+      end
+      raises("not aligned", function() v:range(1):load(0) end)
+      assert.are.equal(0, v:range(1):load(7))
+    end)
+
+    it("hold what fits", function()
+      for _, value in ipairs { -1, 2 ^ 32 | 0, math.mininteger } do
+        raises('#2 to \'store\' %(it does not fit "I4"%)', function() v:store(0, value, "I4") end)
+        raises('#2 to \'xchg\'', function() v:xchg(0, value, "I4") end)
+        raises('#2 to \'cas\'', function() v:cas(0, value, 0, "I4") end)
+        raises('#3 to \'cas\'', function() v:cas(0, 0, value, "I4") end)
+      end
+      raises('it does not fit "i4"', function() v:store(0, 2 ^ 31 | 0, "i4") end)
+      for _, value in ipairs { 0.5, 2.0 ^ 63, 0 / 0, "1", {}, true } do
+        raises("#2 to 'store'", function() v:store(0, value) end)
+        raises("#2 to 'add'", function() v:add(0, value) end)
+      end
+      raises("#2 to 'add'", function() v:add(0) end)
+      assert.are.equal(0, v:load(0))
+    end)
+
+    it("are waited for where others can change them", function()
+      raises("nobody else changes these bytes", function() v:wait(0, 0, 0) end)
+      assert.are.equal(0, v:wake(0))
+    end)
+  end)
 end)

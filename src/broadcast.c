@@ -386,14 +386,15 @@ static int cast_begin(Ring *r) {
 }
 
 /* The copy of a subscriber goes on where this one is. */
-static void cast_forking(Handle *h) {
+static int cast_forking(Handle *h) {
   Ring *r = (Ring *)h;
-  ipc_ring_forking(h);
-  if (h->moves || !r->m.spare || !r->c.reader)
-    return;
+  int err = ipc_ring_forking(h);
+  if (err || h->moves || !r->m.spare || !r->c.reader)
+    return err;
   SegmentPart *p = SEGMENT_PART(r->m.spare, r->m.spare->slot);
   atomic_store(&p->number, r->number);
   atomic_store(&p->at, r->at);
+  return 0;
 }
 
 static const HandleOps cast_handle = {.type = "ipc.broadcast",

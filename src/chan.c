@@ -236,6 +236,11 @@ static int close_attempt(lua_State *L, Handle *h) {
   if (!h->open || h->leaving) /* another task closed it meanwhile */
     return lua_pushboolean(L, 1), 1;
   int err = c && c->h.open ? ipc_chan_flush(L, c) : 0;
+  if (!err && c && c->h.open && c->ops->number && !c->failed) {
+    err = c->ops->settled(c, c->ops->number(c), IPC_CLOSED);
+    if (err == EAGAIN)
+      return -IPC_ENDED;
+  }
   return err == EAGAIN ? -IPC_WRITE : ipc_chan_closed(L, self, err);
 }
 

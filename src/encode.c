@@ -191,7 +191,7 @@ static int encode_string(Encode *e, int index, int key) {
 }
 
 /* Its bytes as they are now. */
-static int encode_view(Encode *e, const View *v) {
+static int encode_view(Encode *e, View *v) {
   if (!v->open)
     return encode_refuse(e, "an ipc.view that has ended");
   if (ipc_value_too_long(v->size))
@@ -216,7 +216,7 @@ static int encode_userdata(Encode *e, int index, int key) {
   size_t n;
   char bytes[PACK_FOREIGN];
   const char *s = ipc_ext_test(e->L, index, &type, &n);
-  const View *v = s || key ? NULL : ipc_view_test(e->L, index);
+  View *v = s || key ? NULL : ipc_view_test(e->L, index);
   if (v)
     return encode_view(e, v);
   if (!s && e->foreign && !key) {

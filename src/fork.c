@@ -13,6 +13,7 @@
 #include "fork.h"
 #include "ipc.h"
 #include "msgpack.h"
+#include "node.h"
 #include "os.h"
 
 /* What a fork needs, acquired before it. */
@@ -199,11 +200,10 @@ _Noreturn static void child_run(lua_State *L, int n, const Needs *b) {
 /* --------------------------------------------------------------- the fork */
 
 /* Calls f for every handle that the function at 1 and the arguments up to `n`
- * take along: themselves, direct upvalues, the parts of a duplex. The handle
- * is on top of the stack. */
+ * take along: themselves, direct upvalues, the parts of a duplex, the memory
+ * that a view of it is of. The handle is on top of the stack. */
 static void fork_each(lua_State *L, int n,
-                      void (*f)(lua_State *L, Handle *h, const Birth *b),
-                      const Birth *b) {
+                      void (*f)(lua_State *L, Handle *h, Birth *b), Birth *b) {
   for (int i = 2, up = 1; i <= n || up > 0;) {
     if (i <= n) {
       lua_pushvalue(L, i++);
@@ -212,6 +212,7 @@ static void fork_each(lua_State *L, int n,
     } else {
       return;
     }
+    ipc_node_memory(L);
     Handle *h = ipc_handle_at(L, -1);
     if (h) {
       f(L, h, b);
@@ -228,22 +229,28 @@ static void fork_each(lua_State *L, int n,
   }
 }
 
-static void fork_check(lua_State *L, Handle *h, const Birth *b) {
+static void fork_check(lua_State *L, Handle *h, Birth *b) {
   (void)b;
   if (h->moved)
     luaL_error(L, "%s: moved to %d: dup() keeps one", h->ops->type, h->moved);
 }
 
-static void fork_keep(lua_State *L, Handle *h, const Birth *b) {
-  (void)L, (void)b;
+static void fork_keep(lua_State *L, Handle *h, Birth *b) {
+  (void)L;
+  if (h->kept) /* met before */
+    return;
   h->kept = h->open && h->generation == ipc_generation && !h->closing &&
             (h->moves || h->shares);
-  if (h->kept && h->ops->forking)
-    h->ops->forking(h);
+  int err = h->kept && h->ops->forking ? h->ops->forking(h) : 0;
+  if (err) {
+    h->kept = false;
+    b->failed = h->ops->type;
+    b->err = err;
+  }
 }
 
 /* What was accepted and is not out goes with the end. */
-static void fork_rest(lua_State *L, Handle *h, const Birth *b) {
+static void fork_rest(lua_State *L, Handle *h, Birth *b) {
   (void)L, (void)b;
   if (h->kept && h->moves)
     ipc_chan_end_rest((Chan *)h, 0);
@@ -256,7 +263,7 @@ static void fork_over(Handle *h) {
 }
 
 /* The end is in the child now: here it is no more. */
-static void fork_moved(lua_State *L, Handle *h, const Birth *b) {
+static void fork_moved(lua_State *L, Handle *h, Birth *b) {
   bool moves = h->kept && h->moves;
   fork_over(h);
   if (moves) {
@@ -305,19 +312,22 @@ int ipc_fork_start(lua_State *L, int n, Birth *b) {
   if (err)
     return err;
   fork_each(L, n, fork_keep, b);
-  fflush(NULL);
-  b->pid = fork();
-  if (b->pid == 0)
-    child_run(L, n, &needs);
-  err = b->pid < 0 ? errno : 0;
+  err = b->err;
+  if (!err) {
+    fflush(NULL);
+    b->pid = fork();
+    if (b->pid == 0)
+      child_run(L, n, &needs);
+    err = b->pid < 0 ? errno : 0;
+    if (err)
+      b->failed = "fork(2)";
+  }
   close(needs.socket[1]);
   needs.socket[1] = -1;
   if (needs.life[1] >= 0)
     close(needs.life[1]);
   needs.life[1] = -1;
-  if (err)
-    b->failed = "fork(2)";
-  else
+  if (!err)
     err = fork_watch(b, &needs);
   if (err) {
     for (Handle *h = S->handles; h; h = h->next)
@@ -330,7 +340,7 @@ int ipc_fork_start(lua_State *L, int n, Birth *b) {
   return 0;
 }
 
-void ipc_fork_move(lua_State *L, int n, const Birth *b) {
+void ipc_fork_move(lua_State *L, int n, Birth *b) {
   fork_each(L, n, fork_rest, b); /* first: what follows may run Lua */
   fork_each(L, n, fork_moved, b);
 }

@@ -17,6 +17,7 @@ typedef struct Birth {
   bool pidfd;
   int where;          /* the slot that says which line forked */
   const char *failed; /* what did, when an errno was returned; or NULL */
+  int err;            /* why something cannot be taken along */
 } Birth;
 
 /* Forks. The child calls the function in slot 1 with the arguments in slots
@@ -25,7 +26,7 @@ typedef struct Birth {
 int ipc_fork_start(lua_State *L, int n, Birth *b);
 
 /* The ends that the child took along are closed here. May run Lua. */
-void ipc_fork_move(lua_State *L, int n, const Birth *b);
+void ipc_fork_move(lua_State *L, int n, Birth *b);
 
 /* The channel to the process that forked this one, or nil: a Lua function. */
 int ipc_fork_parent(lua_State *L);

@@ -67,7 +67,7 @@ int ipc_handle_watch(Handle *h, int want) {
     fd = -1;
   else if (fd < 0)
     fd = h->ops->descriptor(h, want);
-  if (fd < 0) /* nothing will tell, and nobody has looked yet */
+  if (fd < 0 && want != IPC_NEVER) /* nothing will tell */
     h->nap = NAP;
   return fd;
 }

@@ -38,6 +38,7 @@ typedef struct Waiter Waiter;
 
 /* What a wait is for. */
 enum { IPC_READ = 1, IPC_WRITE = 2, IPC_ENDED = 4 };
+#define IPC_NEVER (-1) /* an interest: nothing that a poll could wait for */
 
 typedef enum How {
   IPC_CLOSE, /* by the user: what the room owes (names, peers) is settled */
@@ -83,10 +84,12 @@ typedef struct HandleOps {
   void (*close)(Handle *h, How how);
 
   /* A fork is about to take it along: threads of its own end, and what they
-   * found is in hand. NULL: there are none. */
-  void (*forking)(Handle *h);
+   * found is in hand. An errno: there is no place for it in the child, and so
+   * there is no child. NULL: there are none. */
+  int (*forking)(Handle *h);
 
-  /* The fork that took it along is over, or has failed. In the child: if it
+  /* The fork that took it along is over, or has failed; or it was sent, or was
+   * not (child is false then). In the child: if it
    * shares, what is in hand is the parent's, and so are threads. NULL: that
    * changes nothing. */
   void (*forked)(Handle *h, bool child);
@@ -400,6 +403,9 @@ typedef struct Figure {
   uint64_t value;
 } Figure;
 
+/* How far a message must have come. */
+typedef enum Stage { IPC_SENT, IPC_FLUSHED, IPC_CLOSED } Stage;
+
 typedef struct ChanOps {
   /* The next message, a view that stays valid until the next op on the
    * channel. It is there until `took` (of a stream, so many bytes). 0, EAGAIN,
@@ -436,6 +442,14 @@ typedef struct ChanOps {
   /* After recvmany took several: tells the sender of them at once. `took` did
    * not, because of c->batch. NULL: nothing to do. */
   void (*settle)(Chan *c);
+
+  /* Messages are numbered: the number of the last one sent, which send and put
+   * answer behind true. NULL: they are not. */
+  uint64_t (*number)(const Chan *c);
+
+  /* Goes with it. Whether those up to `number` are where they must be before
+   * send answers, flush does, close does: 0; EAGAIN: wait for IPC_ENDED. */
+  int (*settled)(Chan *c, uint64_t number, Stage stage);
 
   /* The i-th of its own figures for stats; false: there is none. */
   bool (*figure)(Chan *c, unsigned i, Figure *f);

@@ -77,8 +77,9 @@ Opening *ipc_member_ask(lua_State *L, int index, const MemberRoom *room,
   s->kept = room->file;
   s->permissions = ipc_option_permissions(L, index);
   s->create = ipc_option_create(L, index);
-  s->slots = (uint32_t)ipc_option_size(L, index, "participants", 2,
-                                       SEGMENT_SLOTS_MOST, SEGMENT_SLOTS);
+  s->places = (uint32_t)ipc_option_size(L, index, "participants", 2,
+                                        SEGMENT_SLOTS_MOST, 0);
+  s->slots = s->places ? s->places : SEGMENT_SLOTS;
   s->huge = ipc_option_flag(L, index, "huge", false);
   s->populate = ipc_option_flag(L, index, "prefault", false);
   s->roles = IPC_READ | IPC_WRITE;
@@ -97,6 +98,9 @@ int ipc_member_explain(lua_State *L, Handle *h, const Opening *o, int err) {
   LUAI_UACINT total = (LUAI_UACINT)m->s.head.total;
   if (!words)
     words = m->s.why;
+  if (!words && err == EEXIST && o->s.places && o->s.places != m->s.head.slots)
+    words = lua_pushfstring(L, "participants is %d there, not %d",
+                            (int)m->s.head.slots, (int)o->s.places);
   if (!words && err == EEXIST)
     words = (m->s.head.flags ^ o->s.flags) & o->s.insists & SEGMENT_PERSIST
                 ? m->s.head.flags & SEGMENT_PERSIST ? "persist is true there"
@@ -138,25 +142,45 @@ static int member_begin(Handle *h, Member *m, const Opening *o) {
   return err;
 }
 
+/* Whether an error of joining leaves open what else it may be. */
+static bool member_doubts(int err) {
+  return err == ENOMSG || err == ENOENT || err == EACCES || err == EROFS ||
+         err == ELOOP || !ipc_segment_possible();
+}
+
+/* What else it may be, after joining answered *err; true: that counts. */
+static bool member_other(Handle *h, Member *m, const Opening *o, int *err) {
+  if (!*err || !o->room->other || !member_doubts(*err))
+    return false;
+  const char *why = m->s.why;
+  m->s.why = NULL;
+  int other = o->room->other(h, o);
+  if (other == ENOMSG) {
+    m->s.why = why;
+    return false;
+  }
+  *err = other;
+  return true;
+}
+
 /* Slots: 1 the handle, 2 the deadline, 3 what is asked for. */
 static int member_attempt(lua_State *L, Handle *h) {
   Opening *o = lua_touserdata(L, 3);
   Member *m = o->room->member(h);
   int err = 0;
-  bool other = false;
   if (!o->joined)
-    err = ipc_segment_attach(&m->s, &o->s);
-  if (err == ENOMSG && o->room->other) {
-    other = true;
-    err = o->room->other(h, o);
-  }
+    err = o->apart ? ENOMSG : ipc_segment_attach(&m->s, &o->s);
+  bool other = member_other(h, m, o, &err);
   o->joined = o->joined || (!err && !other);
   if (!err && !other)
     err = member_begin(h, m, o);
-  if (err == EAGAIN || (o->retries && (err == ENOENT || err == EBUSY))) {
+  bool waits = o->retries && (err == ENOENT || err == EBUSY);
+  if (err == EAGAIN || (waits && ipc_now() < o->until)) {
     h->nap = MEMBER_NAP;
     return -IPC_READ;
   }
+  if (waits)
+    err = ETIMEDOUT;
   if (err)
     return member_failed(L, h, err);
   h->nap = 0;
@@ -175,7 +199,9 @@ static const Op member_op = {.name = "open",
 
 int ipc_member_open(lua_State *L, Nanos retry) {
   Handle *h = lua_touserdata(L, 1);
+  Opening *o = lua_touserdata(L, 2);
   Nanos patience = retry < MEMBER_PATIENCE ? MEMBER_PATIENCE : retry;
+  o->until = retry == IPC_FOREVER ? retry : ipc_now() + retry;
   lua_pushnumber(L,
                  patience == IPC_FOREVER ? 1e18 : (lua_Number)patience / 1e9);
   lua_insert(L, 2);
@@ -225,11 +251,21 @@ static int member_hidden(Member *m, SegmentAsk *ask) {
   return 0;
 }
 
+/* Whether what has no name cannot be opened again: nobody could join it. */
+static bool member_lonely(const Segment *s) {
+  int again, err = ipc_os_reopen(s->fd, O_RDWR | O_CLOEXEC, &again);
+  if (!err)
+    close(again);
+  return err == ENOTSUP;
+}
+
 int ipc_member_nameless(Member *m, SegmentAsk *ask) {
   int err = ENOTSUP;
   ask->create = IPC_CREATE;
   if (!ask->kept)
     err = ipc_segment_attach(&m->s, ask);
+  if (!err && member_lonely(&m->s))
+    err = ENOTSUP;
   if ((err == ENOSYS || err == ENOTSUP) && ipc_segment_possible()) {
     ipc_segment_abandon(&m->s);
     err = member_hidden(m, ask);
@@ -266,13 +302,13 @@ void ipc_member_close(Member *m, const Handle *h, How how) {
   m->path = NULL;
 }
 
-int ipc_member_spare(Member *m) {
+int ipc_member_spare(Member *m, Nanos patience) {
   if (m->spare)
     return 0;
   m->spare = calloc(1, sizeof *m->spare);
   if (!m->spare)
     return ENOMEM;
-  int err = ipc_segment_second(m->spare, &m->s, m->path, m->s.roles);
+  int err = ipc_segment_second(m->spare, &m->s, m->path, m->s.roles, patience);
   if (err) {
     free(m->spare);
     m->spare = NULL;
@@ -280,11 +316,12 @@ int ipc_member_spare(Member *m) {
   return err;
 }
 
-void ipc_member_forking(Member *m, bool moves) {
-  if (moves)
-    ipc_os_fork_keep(m->s.fd, true);
-  else if (ipc_member_spare(m) == 0)
-    ipc_os_fork_keep(m->spare->fd, true);
+int ipc_member_forking(Member *m, bool moves) {
+  int err = moves ? 0 : ipc_member_spare(m, MEMBER_FORK_PATIENCE);
+  if (!err)
+    ipc_os_fork_keep(moves ? m->s.fd : m->spare->fd, true);
+  /* Without a place the child has none, as it is told when it wants one. */
+  return err == ENOTSUP || err == EBUSY || err == EUSERS ? 0 : err;
 }
 
 void ipc_member_forked(Member *m, bool moves, bool child) {
@@ -313,7 +350,7 @@ void ipc_member_forked(Member *m, bool moves, bool child) {
 int ipc_member_give(Member *m, const char *kind, bool moves, Given *g) {
   const Segment *s = &m->s;
   if (!moves) { /* an object: a participant of its own goes */
-    int err = ipc_member_spare(m);
+    int err = ipc_member_spare(m, MEMBER_GIVE_PATIENCE);
     if (err)
       return err == EBUSY ? EUSERS : err;
     s = m->spare;
@@ -338,11 +375,21 @@ static int member_trust(int fd, bool file) {
   if (is.st_nlink > 0 || file)
     return 0;
   size_t page;
-  int sealable;
-  if (ipc_os_memory_sealable(false, &sealable, &page))
-    return 0; /* nobody can seal here */
-  close(sealable);
-  return EPERM;
+  int sealable, err = ipc_os_memory_sealable(false, &sealable, &page);
+  if (!err)
+    close(sealable);
+  return err == ENOSYS || err == ENOTSUP ? 0 /* nobody can seal here */ : EPERM;
+}
+
+/* The name that it came without, so that the last one out removes it. */
+static void member_named(Member *m) {
+  char path[MEMBER_PATH];
+  if (ipc_os_path(m->s.fd, path, sizeof path) ||
+      !ipc_segment_named(&m->s, path))
+    return;
+  const char *slash = strrchr(path, '/');
+  m->path = strdup(path);
+  m->hidden = slash && strncmp(slash, "/.ipc.", 6) == 0;
 }
 
 int ipc_member_take(Member *m, const MemberRoom *room, const Given *g) {
@@ -353,6 +400,8 @@ int ipc_member_take(Member *m, const MemberRoom *room, const Given *g) {
   if (!err)
     err = ipc_segment_adopt(&m->s, g->fd[0], room->kind, g->place >> 2, roles);
   m->begun = !err;
+  if (!err)
+    member_named(m);
   return err;
 }
 

@@ -31,8 +31,9 @@ typedef struct MemberRoom {
    * Below the first 0 it may be asked again. NULL: nothing to do. */
   int (*begin)(Handle *h, const Opening *o);
 
-  /* Joining answered ENOMSG: what else it may be. 0: it is open (the member
-   * stays nobody), else an errno. NULL: nothing else. */
+  /* Joining answered ENOMSG, ENOENT, EACCES, EROFS or ELOOP, or was not tried:
+   * what else it may be. 0: it is open (the member stays nobody), ENOMSG:
+   * nothing else, or an errno. NULL: nothing else. */
   int (*other)(Handle *h, const Opening *o);
 
   /* Words for an errno, pushed: what differs (EEXIST), what `begin` did not
@@ -46,6 +47,8 @@ struct Opening {
   const MemberRoom *room;
   uint64_t own[4]; /* the room's */
   bool retries, temporary, joined;
+  bool apart;  /* no segment: only the room's `other` is asked */
+  Nanos until; /* retrying ends */
   char path[]; /* "": nameless */
 };
 
@@ -57,8 +60,11 @@ enum {
   MEMBER_PATH = 4000 /* characters of a path, at most */
 };
 
-/* How long an opening bears with others that join or leave at the moment. */
+/* How long an opening bears with others that join or leave at the moment; what
+ * makes a participant for another process does; and what sends one. */
 #define MEMBER_PATIENCE (5 * IPC_SECOND)
+#define MEMBER_FORK_PATIENCE IPC_SECOND
+#define MEMBER_GIVE_PATIENCE (IPC_SECOND / 50)
 
 /* The file behind the name at `index`: a path as it is, or a name "/x" in the
  * directory of memory, pushed. Raises what is none. */
@@ -91,12 +97,12 @@ void ipc_member_close(Member *m, const Handle *h, How how);
 
 /* HandleOps.forking, forked, of a handle that moves and of one that is shared:
  * its child becomes a participant of its own, or nobody. */
-void ipc_member_forking(Member *m, bool moves);
+int ipc_member_forking(Member *m, bool moves);
 void ipc_member_forked(Member *m, bool moves, bool child);
 
 /* Makes m->spare, a participant beside it for another process to become, unless
- * there is one. */
-int ipc_member_spare(Member *m);
+ * there is one. EAGAIN: others joined or left for all of `patience`. */
+int ipc_member_spare(Member *m, Nanos patience);
 void ipc_member_spare_end(Member *m);
 
 /* HandleOps.give of a handle that moves or is shared. */

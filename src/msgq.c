@@ -244,10 +244,11 @@ int ipc_msgq_wait(Handle *h, int want, Nanos deadline) {
   return msgq_collect(q);
 }
 
-void ipc_msgq_forking(Handle *h) {
+int ipc_msgq_forking(Handle *h) {
   MsgQueue *q = (MsgQueue *)h;
   ipc_sleeper_stop(&q->sleeper);
   (void)msgq_collect(q);
+  return 0;
 }
 
 /* In the child. An end came with all that it has. Of a named queue the parent's

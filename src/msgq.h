@@ -61,7 +61,7 @@ int ipc_msgq_arm(Handle *h, int want);
 int ipc_msgq_wait(Handle *h, int want, Nanos deadline);
 int ipc_msgq_ready(Handle *h, int want, bool ask_kernel);
 void ipc_msgq_close(Handle *h, How how);
-void ipc_msgq_forking(Handle *h);
+int ipc_msgq_forking(Handle *h);
 void ipc_msgq_forked(Handle *h, bool child);
 int ipc_msgq_recv(Chan *c, Message *m);
 void ipc_msgq_took(Chan *c, size_t size);

@@ -125,6 +125,10 @@ void ipc_os_event_clear(int fd);
  * own. ENOTSUP where descriptors have no names. */
 int ipc_os_reopen(int fd, int flags, int *again);
 
+/* The path by which a file was opened, as far as the system knows one; ENOTSUP.
+ */
+int ipc_os_path(int fd, char *path, size_t room);
+
 /* The value of a sysctl; ENOTSUP where there is none of the name. */
 int ipc_os_sysctl(const char *name, long long *value);
 
@@ -189,6 +193,15 @@ int ipc_os_end_receiving(int fd);
  * least that many, more than `room`, and is gone. */
 int ipc_os_receive_packet(int fd, void *bytes, size_t room, size_t *got,
                           bool *end);
+
+/* What was written to a file is on the disk, as far as the system can tell:
+ * its bytes; those and all that describes them, of a directory its names. */
+int ipc_os_sync_bytes(int fd);
+int ipc_os_sync_file(int fd);
+
+/* What is read from a synced file next comes from the disk, where the system
+ * can be told so. */
+void ipc_os_sync_forget(int fd);
 
 /* write(2) with SIGPIPE held back for its duration. */
 int ipc_os_write_masked(int fd, const struct iovec *iov, int count,
@@ -268,6 +281,9 @@ int ipc_os_word_look(const _Atomic uint32_t *word, uint32_t value, int64_t ns);
 /* Wakes one or all who sleep on it, in every process. */
 void ipc_os_word_wake(_Atomic uint32_t *word, bool all);
 
+/* Wakes at most so many; how many there were, as far as the system tells. */
+int ipc_os_word_wake_some(_Atomic uint32_t *word, int most);
+
 /* Locks on bytes of a file, far behind its end, that belong to the open file
  * description: the kernel drops them with its last descriptor, however that
  * goes. Try only: 0; EAGAIN: another description has it. The descriptor must be
@@ -275,12 +291,21 @@ void ipc_os_word_wake(_Atomic uint32_t *word, bool all);
 int ipc_os_byte_lock(int fd, uint64_t at);
 int ipc_os_byte_unlock(int fd, uint64_t at);
 
+/* The same, which any number of descriptions can have at once; in place of one
+ * for it alone. The descriptor must be able to read. */
+int ipc_os_byte_share(int fd, uint64_t at);
+
 /* Whether another description has a lock on one of `count` bytes: 0 and
  * *held. */
 int ipc_os_byte_held(int fd, uint64_t at, uint64_t count, bool *held);
 
 /* Whether this system has such locks (IPC_WITHOUT=ofd: it has not). */
 bool ipc_os_has_byte_locks(void);
+
+/* Locks on the bytes of the file themselves, which other programs see,
+ * lockf(3): alone, or shared. Of the open file description, too; likewise. */
+int ipc_os_range_lock(int fd, uint64_t at, uint64_t count, bool alone);
+int ipc_os_range_unlock(int fd, uint64_t at, uint64_t count);
 
 /* A file without a name in this directory, read and write, close-on-exec, that
  * ipc_os_link_file can give one. ENOTSUP: not here (IPC_WITHOUT=otmpfile). */
@@ -311,6 +336,31 @@ bool ipc_os_memory_sealed(int fd);
 int ipc_os_map_ring(int fd, size_t head, size_t ring, bool populate,
                     void **base);
 void ipc_os_unmap_ring(void *base, size_t head, size_t ring);
+
+/* Maps the first bytes of a file. `copied`: what is written there is ours
+ * alone, and never in the file. */
+typedef struct OsMap {
+  size_t size;
+  bool write, copied, populate;
+} OsMap;
+int ipc_os_map(int fd, const OsMap *map, void **base);
+void ipc_os_unmap(void *base, size_t size);
+
+/* Writes what was changed to the file: until it is there, or only begins to. */
+int ipc_os_sync(char *at, size_t size, bool wait);
+
+/* What the system may do about pages of a mapping; ENOTSUP where it knows no
+ * such advice. */
+typedef enum OsAdvice {
+  OS_NORMAL,
+  OS_SEQUENTIAL,
+  OS_RANDOM,
+  OS_WILLNEED,
+  OS_DONTNEED,
+  OS_HUGEPAGE,
+  OS_NOHUGEPAGE
+} OsAdvice;
+int ipc_os_advise(char *at, size_t size, OsAdvice advice);
 
 /* Asks for huge pages where the system can make them of ordinary ones. */
 void ipc_os_advise_huge(void *base, size_t size);

@@ -314,6 +314,18 @@ int ipc_os_reopen(int fd, int flags, int *again) {
   return errno == ENOENT ? ENOTSUP : errno; /* /proc is not mounted */
 }
 
+int ipc_os_path(int fd, char *path, size_t room) {
+  char link[32];
+  if (ipc_os_without("reopen"))
+    return ENOTSUP;
+  snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+  ssize_t n = readlink(link, path, room);
+  if (n < 0 || (size_t)n >= room)
+    return n < 0 ? errno : ENAMETOOLONG;
+  path[n] = '\0';
+  return 0;
+}
+
 int ipc_os_sysctl(const char *name, long long *value) {
   char path[128];
   int n = snprintf(path, sizeof path, "/proc/sys/%s", name);
@@ -426,15 +438,20 @@ int ipc_os_word_wait(_Atomic uint32_t *word, uint32_t value, int64_t ns) {
   }
 }
 
-void ipc_os_word_wake(_Atomic uint32_t *word, bool all) {
+int ipc_os_word_wake_some(_Atomic uint32_t *word, int most) {
 #ifdef SYS_futex
   const long number = SYS_futex;
 #else
   const long number = SYS_futex_time64;
 #endif
-  if (linux_has_futex())
-    (void)syscall(number, word, LINUX_FUTEX_WAKE, all ? INT32_MAX : 1, NULL,
-                  NULL, 0);
+  long n = linux_has_futex()
+               ? syscall(number, word, LINUX_FUTEX_WAKE, most, NULL, NULL, 0)
+               : 0;
+  return n > 0 ? (int)n : 0;
+}
+
+void ipc_os_word_wake(_Atomic uint32_t *word, bool all) {
+  (void)ipc_os_word_wake_some(word, all ? INT32_MAX : 1);
 }
 
 /* membarrier(2); the numbers of its commands. A child of fork(2) is registered

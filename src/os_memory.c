@@ -65,14 +65,12 @@ bool ipc_os_has_byte_locks(void) {
 /* Where no file reaches: what locks parts of the file itself is not met. */
 #define MEMORY_LOCKS ((uint64_t)1 << 62)
 
-static int memory_lock(int fd, int command, struct flock *lock, uint64_t at,
-                       uint64_t count) {
+static int memory_lock_range(int fd, int command, struct flock *lock,
+                             uint64_t at, uint64_t count) {
   if (!ipc_os_has_byte_locks())
     return ENOTSUP;
-  if (at >= MEMORY_LOCKS || count > MEMORY_LOCKS - at - 1)
-    return EOVERFLOW;
   lock->l_whence = SEEK_SET;
-  lock->l_start = (off_t)(MEMORY_LOCKS + at);
+  lock->l_start = (off_t)at;
   lock->l_len = (off_t)count;
   int n;
   do
@@ -83,6 +81,32 @@ static int memory_lock(int fd, int command, struct flock *lock, uint64_t at,
   if (errno == EACCES)
     return EAGAIN;
   return errno == EOPNOTSUPP || errno == EINVAL ? ENOTSUP : errno;
+}
+
+static int memory_lock(int fd, int command, struct flock *lock, uint64_t at,
+                       uint64_t count) {
+  if (at >= MEMORY_LOCKS || count > MEMORY_LOCKS - at - 1)
+    return EOVERFLOW;
+  return memory_lock_range(fd, command, lock, MEMORY_LOCKS + at, count);
+}
+
+int ipc_os_range_lock(int fd, uint64_t at, uint64_t count, bool alone) {
+  struct flock lock = {.l_type = alone ? F_WRLCK : F_RDLCK};
+  if (count == 0 || at >= MEMORY_LOCKS || count > MEMORY_LOCKS - at)
+    return EINVAL; /* 0 would be all that follow */
+  return memory_lock_range(fd, F_OFD_SETLK, &lock, at, count);
+}
+
+int ipc_os_range_unlock(int fd, uint64_t at, uint64_t count) {
+  struct flock lock = {.l_type = F_UNLCK};
+  if (count == 0 || at >= MEMORY_LOCKS || count > MEMORY_LOCKS - at)
+    return EINVAL;
+  return memory_lock_range(fd, F_OFD_SETLK, &lock, at, count);
+}
+
+int ipc_os_byte_share(int fd, uint64_t at) {
+  struct flock lock = {.l_type = F_RDLCK};
+  return memory_lock(fd, F_OFD_SETLK, &lock, at, 1);
 }
 
 int ipc_os_byte_lock(int fd, uint64_t at) {
@@ -106,6 +130,21 @@ int ipc_os_byte_held(int fd, uint64_t at, uint64_t count, bool *held) {
   return err;
 }
 #else
+int ipc_os_range_lock(int fd, uint64_t at, uint64_t count, bool alone) {
+  (void)fd, (void)at, (void)count, (void)alone;
+  return ENOTSUP;
+}
+
+int ipc_os_range_unlock(int fd, uint64_t at, uint64_t count) {
+  (void)fd, (void)at, (void)count;
+  return ENOTSUP;
+}
+
+int ipc_os_byte_share(int fd, uint64_t at) {
+  (void)fd, (void)at;
+  return ENOTSUP;
+}
+
 int ipc_os_byte_lock(int fd, uint64_t at) {
   (void)fd, (void)at;
   return ENOTSUP;
@@ -280,6 +319,56 @@ void ipc_os_advise_huge(void *base, size_t size) {
 #else
   (void)base, (void)size;
 #endif
+}
+
+int ipc_os_map(int fd, const OsMap *map, void **base) {
+  int flags = (map->copied ? MAP_PRIVATE : MAP_SHARED) |
+              (map->populate ? MAP_POPULATE : 0);
+  int protection = PROT_READ | (map->write ? PROT_WRITE : 0);
+  void *at = mmap(NULL, map->size, protection, flags, fd, 0);
+  if (at == MAP_FAILED)
+    return errno;
+  if (map->populate && !MAP_POPULATE)
+    (void)madvise(at, map->size, MADV_WILLNEED);
+  *base = at;
+  return 0;
+}
+
+void ipc_os_unmap(void *base, size_t size) { munmap(base, size); }
+
+/* The pages that have these bytes. */
+static char *memory_pages(char *at, size_t *size) {
+  size_t before = (uintptr_t)at % (size_t)sysconf(_SC_PAGESIZE);
+  *size += before;
+  return at - before;
+}
+
+int ipc_os_sync(char *at, size_t size, bool wait) {
+  at = memory_pages(at, &size);
+  return msync(at, size, wait ? MS_SYNC : MS_ASYNC) ? errno : 0;
+}
+
+int ipc_os_advise(char *at, size_t size, OsAdvice advice) {
+  static const int of[] = {[OS_NORMAL] = MADV_NORMAL,
+                           [OS_SEQUENTIAL] = MADV_SEQUENTIAL,
+                           [OS_RANDOM] = MADV_RANDOM,
+                           [OS_WILLNEED] = MADV_WILLNEED,
+                           [OS_DONTNEED] = MADV_DONTNEED,
+#ifdef MADV_HUGEPAGE
+                           [OS_HUGEPAGE] = MADV_HUGEPAGE,
+                           [OS_NOHUGEPAGE] = MADV_NOHUGEPAGE
+#else
+                           [OS_HUGEPAGE] = -1,
+                           [OS_NOHUGEPAGE] = -1
+#endif
+  };
+  if (of[advice] < 0)
+    return ENOTSUP;
+  at = memory_pages(at, &size);
+  if (madvise(at, size, of[advice]) == 0)
+    return 0;
+  /* A kernel without huge pages, or of a file that cannot have them. */
+  return errno == EINVAL && advice >= OS_HUGEPAGE ? ENOTSUP : errno;
 }
 
 void ipc_os_unmap_ring(void *base, size_t head, size_t ring) {

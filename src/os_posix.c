@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
@@ -268,6 +269,19 @@ int ipc_os_reopen(int fd, int flags, int *again) {
   return ENOTSUP;
 }
 
+int ipc_os_path(int fd, char *path, size_t room) {
+#ifdef F_GETPATH
+  char text[PATH_MAX];
+  if (fcntl(fd, F_GETPATH, text))
+    return errno;
+  int n = snprintf(path, room, "%s", text);
+  return n < 0 || (size_t)n >= room ? ENAMETOOLONG : 0;
+#else
+  (void)fd, (void)path, (void)room;
+  return ENOTSUP;
+#endif
+}
+
 int ipc_os_sysctl(const char *name, long long *value) {
 #if defined(__APPLE__) || defined(__FreeBSD__) || defined(__NetBSD__)
   long long number = 0;
@@ -326,6 +340,11 @@ int ipc_os_word_wait(_Atomic uint32_t *word, uint32_t value, int64_t ns) {
 
 void ipc_os_word_wake(_Atomic uint32_t *word, bool all) {
   (void)word, (void)all;
+}
+
+int ipc_os_word_wake_some(_Atomic uint32_t *word, int most) {
+  (void)word, (void)most;
+  return 0;
 }
 
 bool ipc_os_barrier_join(void) { return false; }

@@ -436,3 +436,40 @@ int ipc_os_start(void (*at_exit)(void), void (*in_child)(void)) {
   int err = pthread_once(&once, unix_start);
   return err ? err : unix_calls.err;
 }
+
+/* ------------------------------------------------------------------- disks */
+
+int ipc_os_sync_file(int fd) {
+  int err;
+  do {
+#ifdef F_FULLFSYNC
+    err = fcntl(fd, F_FULLFSYNC) == -1 ? errno : 0; /* fsync(2) stops short */
+    if (err == ENOTSUP || err == ENOTTY || err == EINVAL)
+      err = fsync(fd) ? errno : 0;
+#else
+    err = fsync(fd) ? errno : 0;
+#endif
+  } while (err == EINTR);
+  return err;
+}
+
+int ipc_os_sync_bytes(int fd) {
+#if defined(_POSIX_SYNCHRONIZED_IO) && _POSIX_SYNCHRONIZED_IO > 0 &&           \
+    !defined(F_FULLFSYNC)
+  int err;
+  do
+    err = fdatasync(fd) ? errno : 0;
+  while (err == EINTR);
+  return err;
+#else
+  return ipc_os_sync_file(fd);
+#endif
+}
+
+void ipc_os_sync_forget(int fd) {
+#ifdef POSIX_FADV_DONTNEED
+  (void)posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+#else
+  (void)fd;
+#endif
+}

@@ -169,18 +169,28 @@ void ipc_passing_check(lua_State *L, const Chan *self, int index) {
   }
 }
 
-void ipc_passing_gone(lua_State *L, Chan *c, int index) {
-  long pid = -1, uid, gid;
-  int fd = c->h.ops->descriptor(&c->h, IPC_WRITE);
-  /* Our own: a pair, whose other end is wherever it went. */
-  if (ipc_os_credentials(fd, &pid, &uid, &gid) || pid <= 0 || pid == getpid())
-    pid = -1;
+void ipc_passing_kept(lua_State *L, int index) {
   lua_Integer n = (lua_Integer)lua_rawlen(L, index);
   for (lua_Integer i = 1; i <= n; i++) {
     lua_rawgeti(L, index, i);
     Handle *h = ipc_handle_at(L, -1);
     if (h && h->shares && h->open && h->ops->forked)
       h->ops->forked(h, false);
+    lua_pop(L, 1);
+  }
+}
+
+void ipc_passing_gone(lua_State *L, Chan *c, int index) {
+  long pid = -1, uid, gid;
+  int fd = c->h.ops->descriptor(&c->h, IPC_WRITE);
+  /* Our own: a pair, whose other end is wherever it went. */
+  if (ipc_os_credentials(fd, &pid, &uid, &gid) || pid <= 0 || pid == getpid())
+    pid = -1;
+  ipc_passing_kept(L, index);
+  lua_Integer n = (lua_Integer)lua_rawlen(L, index);
+  for (lua_Integer i = 1; i <= n; i++) {
+    lua_rawgeti(L, index, i);
+    Handle *h = ipc_handle_at(L, -1);
     if (h && h->moves && h->open) {
       lua_pushnil(L); /* no line of source: it may have waited since */
       ipc_handle_moved(L, -2, (int)pid);
@@ -256,11 +266,11 @@ int ipc_passing_unpack(lua_State *L, const char *bytes, size_t size,
   static const struct {
     const char *word, *room;
     unsigned count, lead;
-  } kinds[] = {
-      {"pipe", "pipe", 1, 0},         {"pipes", "pipe", 2, 0},
-      {"socket", "socket", 1, 0},     {"padded", "socket", 1, 1},
-      {"listener", "listener", 1, 0}, {"shm", "shm", 1, 0},
-      {"mmap", "mmap", 1, 0},         {"broadcast", "broadcast", 1, 0}};
+  } kinds[] = {{"pipe", "pipe", 1, 0},         {"pipes", "pipe", 2, 0},
+               {"socket", "socket", 1, 0},     {"padded", "socket", 1, 1},
+               {"listener", "listener", 1, 0}, {"shm", "shm", 1, 0},
+               {"mmap", "mmap", 1, 0},         {"broadcast", "broadcast", 1, 0},
+               {"locks", "locks", 1, 0},       {"memory", "memory", 1, 0}};
   const unsigned char *at = (const unsigned char *)bytes, *end = at + size;
   Held *p = lua_touserdata(L, f->held);
   Given g = {0};

@@ -28,6 +28,10 @@ bool ipc_passing_some(lua_State *L);
  * are on their way), EBADF (closed). */
 int ipc_passing_gather(lua_State *L, int index, int *fds, unsigned *count);
 
+/* What the list at `index` made ready to be sent is not needed: it is there, or
+ * it was not sent. */
+void ipc_passing_kept(lua_State *L, int index);
+
 /* They are there: the ends among them are closed here. */
 void ipc_passing_gone(lua_State *L, Chan *c, int index);
 

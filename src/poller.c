@@ -100,6 +100,12 @@ static bool poll_handle(lua_State *L, int i, Entry *e) {
       lua_pop(L, 1);
     }
   }
+  if (e->handle && ipc_handle_interest(e->handle) == IPC_NEVER)
+    luaL_argerror(L, POLL_LIST,
+                  lua_pushfstring(L,
+                                  "entry %d: %s is not polled: its calls "
+                                  "wait",
+                                  i, e->handle->ops->type));
   if (e->handle && e->handle->moved)
     luaL_argerror(
         L, POLL_LIST,

@@ -94,10 +94,11 @@ Starts a copy of this process that calls `fn(...)` and ends; its channel to
 this one is `ipc.parent` there.
 
 Channels among the arguments and direct upvalues of `fn` move to the child:
-they are closed here (`dup()` keeps one). All others are closed in the child.
-Standard output is flushed before; the child never returns into the caller, and
-ends without running what the parent registered for its own end. Results, or
-the error with its traceback, are what `wait` answers.
+they are closed here (`dup()` keeps one). Memories are shared; so is one of
+which a view, a record or an array is among them. All others are closed in the
+child. Standard output is flushed before; the child never returns into the
+caller, and ends without running what the parent registered for its own end.
+Results, or the error with its traceback, are what `wait` answers.
 @function fork
 @tparam function fn
 @param ... its arguments, shared as they are at the fork

@@ -78,8 +78,10 @@ static int recv_error(lua_State *L, Chan *self, const char *call, int err,
     return ipc_fail(L, self->h.ops->type, call, err, detail);
   case EBADMSG:
     return ipc_fail(L, self->h.ops->type, call, err,
-                    "not a frame's length (does the peer speak frames? "
-                    "else unit = \"stream\")");
+                    self->reader->why
+                        ? self->reader->why
+                        : "not a frame's length (does the peer speak frames? "
+                          "else unit = \"stream\")");
   case E2BIG:
     return ipc_fail(L, self->h.ops->type, call, err,
                     "a message with more descriptors than `handles` allows");

@@ -80,7 +80,7 @@ int ipc_ring_arm(Handle *h, int want);
 int ipc_ring_wait(Handle *h, int want, Nanos deadline);
 int ipc_ring_ready(Handle *h, int want, bool ask_kernel);
 void ipc_ring_close(Handle *h, How how);
-void ipc_ring_forking(Handle *h);
+int ipc_ring_forking(Handle *h);
 void ipc_ring_forked(Handle *h, bool child);
 
 /* The segment is joined: positions are read. 0, EAGAIN, ENOTRECOVERABLE. */

@@ -20,7 +20,7 @@ enum { LEND_TICKETS = 1024 }; /* of one handle */
 
 /* ------------------------------------------------------------------- views */
 
-static int lend_check(void *owner, const View *v) {
+static int lend_check(void *owner, View *v) {
   Ring *r = owner;
   if (r->c.h.generation != ipc_generation)
     return ECHILD;
@@ -51,7 +51,7 @@ static int lend_end(void *owner, View *v, bool done, size_t size) {
   return 0;
 }
 
-static const ViewOps lend_view = {lend_check, lend_end};
+static const ViewOps lend_view = {.check = lend_check, .end = lend_end};
 
 /* Pushes nil, message, errno for a message that was over the limit and is gone.
  */

@@ -200,7 +200,7 @@ static int ends_join(Ring *reader, Ring *writer, Opening *ask) {
   }
   if (!err)
     err = ipc_segment_second(&writer->m.s, &reader->m.s, reader->m.path,
-                             IPC_WRITE);
+                             IPC_WRITE, MEMBER_FORK_PATIENCE);
   writer->m.begun = !err;
   if (!err)
     err = ipc_rings_begin(&reader->c.h, ask);
@@ -288,7 +288,8 @@ int ipc_rings_dup(lua_State *L, Chan *c) {
     err = p->m.path ? 0 : ENOMEM;
   }
   if (!err)
-    err = ipc_segment_second(&p->m.s, &r->m.s, r->m.path, r->m.s.roles);
+    err = ipc_segment_second(&p->m.s, &r->m.s, r->m.path, r->m.s.roles,
+                             MEMBER_FORK_PATIENCE);
   if (!err)
     err = p->room->begin(p);
   p->m.begun = !err;
@@ -339,6 +340,8 @@ int ipc_rings_take(lua_State *L, Given *g, const RingRoom *room) {
   }
   ipc_member_taken(g);
   ipc_handle_open(&r->c.h);
+  if (r->m.path)
+    ipc_handle_owe(L, -1);
   return 0;
 }
 

@@ -20,7 +20,7 @@ typedef struct RingRoom {
  * it stale. */
 #define RINGS_MEMBER(NAME, KIND, FILE)                                         \
   {                                                                            \
-    .name = NAME, .type = "ipc." NAME, .kind = (KIND), .file = (FILE),         \
+    .name = (NAME), .type = "ipc." NAME, .kind = (KIND), .file = (FILE),       \
     .member = ipc_rings_member, .begin = ipc_rings_begin,                      \
     .words = ipc_rings_words                                                   \
   }

@@ -264,12 +264,12 @@ void ipc_ring_close(Handle *h, How how) {
 }
 
 /* An object stays here, so the child becomes a participant of its own. */
-void ipc_ring_forking(Handle *h) {
+int ipc_ring_forking(Handle *h) {
   Ring *r = (Ring *)h;
   for (int i = 0; i < 2; i++)
     if (r->job[i])
       ipc_sleeper_stop(&r->job[i]->sleeper);
-  ipc_member_forking(&r->m, h->moves);
+  return ipc_member_forking(&r->m, h->moves);
 }
 
 void ipc_ring_forked(Handle *h, bool child) {

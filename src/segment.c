@@ -25,13 +25,15 @@
 #define SENDS(slot) (REGISTRY + 0x2000 + (slot))
 #define PRESENT(slot) (REGISTRY + 0x3000 + (slot))
 
+/* O_NONBLOCK: another process that has a lease on the file does not hold us. */
+#define SEGMENT_OPEN (O_RDWR | O_CLOEXEC | O_NONBLOCK)
+
 enum {
   LIVE = 1,
   DEAD = 2,
   TURNS = 100, /* names that come and go under our hands */
   GENERATIONS = 1 << 19,
-  JOIN_MS = 1000, /* that a second participant waits for these */
-  LEAVE_MS = 50   /* that leaving waits for who joins or leaves just now */
+  LEAVE_MS = 50 /* that leaving waits for who joins or leaves just now */
 };
 
 static const char *const segment_faults[SEGMENT_FAULTS] = {
@@ -139,6 +141,14 @@ bool ipc_segment_vacant(const Segment *s, unsigned slot) {
   return !(ipc_os_byte_held(s->fd, PRESENT(slot), 1, &held) || held);
 }
 
+int ipc_segment_pin(const Segment *s) {
+  return ipc_os_byte_lock(s->fd, REGISTRY);
+}
+
+void ipc_segment_unpin(const Segment *s) {
+  (void)ipc_os_byte_unlock(s->fd, REGISTRY);
+}
+
 int ipc_segment_dead(Segment *s, uint32_t owner, bool *dead) {
   uint32_t slot = (owner & 0xfff) - 1, generation = owner >> 12 & 0x7ffff;
   if (slot >= s->head.slots || (owner & ~SEGMENT_WAITS) == s->me)
@@ -241,7 +251,7 @@ static int segment_map(Segment *s, const SegmentAsk *ask) {
   s->damaged = calloc(1, sizeof *s->damaged);
   if (!s->damaged)
     return ENOMEM;
-  if (ipc_os_reopen(s->fd, O_RDWR | O_CLOEXEC, &fd))
+  if (ipc_os_reopen(s->fd, SEGMENT_OPEN, &fd))
     fd = -1;
   int err = ipc_os_map_ring(fd < 0 ? s->fd : fd, head, ring,
                             ask && ask->populate, &base);
@@ -286,8 +296,7 @@ void ipc_segment_abandon(Segment *s) {
 
 /* ------------------------------------------------------------------- names */
 
-/* Whether the path is (still) this object's. */
-static bool segment_named(const Segment *s, const char *path) {
+bool ipc_segment_named(const Segment *s, const char *path) {
   struct stat is;
   return lstat(path, &is) == 0 && is.st_dev == s->device &&
          is.st_ino == s->inode;
@@ -295,7 +304,7 @@ static bool segment_named(const Segment *s, const char *path) {
 
 /* Under the registry's lock, or before anybody can see it. */
 static int segment_unlink(Segment *s, const char *path) {
-  if (!segment_named(s, path))
+  if (!ipc_segment_named(s, path))
     return ENOENT;
   return unlink(path) ? errno : 0;
 }
@@ -479,8 +488,17 @@ static int segment_temporary(const char *path, char *out, bool random) {
   return 0;
 }
 
-/* Where the foot of a memory says that its head is. ENOMSG: it has none. */
-static int segment_read_foot(int fd, uint64_t *head) {
+bool ipc_segment_is(int fd) {
+  struct {
+    char magic[8];
+    uint32_t version, order;
+  } head;
+  return pread(fd, &head, sizeof head, 0) == (ssize_t)sizeof head &&
+         memcmp(head.magic, SEGMENT_MAGIC, sizeof head.magic) == 0 &&
+         (head.order == SEGMENT_ORDER || head.order == UINT32_C(0x04030201));
+}
+
+int ipc_segment_foot(int fd, uint64_t *head) {
   struct stat is;
   SegmentFoot foot;
   if (fstat(fd, &is))
@@ -504,7 +522,7 @@ static bool segment_is_temporary(int fd, const char *digits) {
   uint64_t head;
   if (strspn(digits, "0123456789abcdef") != 2 * RANDOM)
     return false;
-  if (segment_read_foot(fd, &head) == 0)
+  if (ipc_segment_foot(fd, &head) == 0)
     return true;
   ssize_t n = pread(fd, start, sizeof start, 0);
   static const char nothing[sizeof start];
@@ -658,7 +676,7 @@ static int segment_read_head(Segment *s, uint32_t kind) {
   if (fstat(s->fd, &is))
     return errno;
   s->why = "it is not shared memory of lua-ipc";
-  int err = kind == SEGMENT_MEMORY ? segment_read_foot(s->fd, &at) : 0;
+  int err = kind == SEGMENT_MEMORY ? ipc_segment_foot(s->fd, &at) : 0;
   if (err)
     return err;
   if (!S_ISREG(is.st_mode) || (uint64_t)is.st_size < sizeof s->head ||
@@ -670,6 +688,9 @@ static int segment_read_head(Segment *s, uint32_t kind) {
   if (n != (ssize_t)sizeof s->head)
     return EBADMSG;
   err = segment_validate(s, &s->head, (uint64_t)is.st_size, kind);
+  if (err == EBADMSG && kind != SEGMENT_MEMORY &&
+      ipc_segment_foot(s->fd, &at) == 0)
+    s->why = "it is of another kind";
   return err || s->head.before == at ? err : EBADMSG;
 }
 
@@ -677,6 +698,7 @@ static int segment_read_head(Segment *s, uint32_t kind) {
 static bool segment_matches(const Segment *s, const SegmentAsk *ask) {
   return (!ask->ring || ask->ring == s->head.ring) &&
          (!ask->maxsize || ask->maxsize == s->head.maxsize) &&
+         (!ask->places || ask->places == s->head.slots) &&
          ((ask->flags ^ s->head.flags) & ask->insists) == 0;
 }
 
@@ -785,24 +807,22 @@ int ipc_segment_attach(Segment *s, const SegmentAsk *ask) {
 }
 
 int ipc_segment_second(Segment *s, const Segment *like, const char *path,
-                       unsigned roles) {
+                       unsigned roles, Nanos patience) {
   SegmentAsk ask = {.roles = roles, .kept = true};
+  Nanos until = ipc_now() + patience;
   s->fd = -1;
   s->swept = like->swept;
-  int err = ipc_os_reopen(like->fd, O_RDWR | O_CLOEXEC, &s->fd);
-  if (err == ENOTSUP && path && segment_named(like, path)) {
-    s->fd = open(path, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
-    err = s->fd < 0 ? errno : 0;
-  }
+  int err = 0;
+  /* By its name it keeps one that can be told: see ipc_os_path. */
+  if (path && ipc_segment_named(like, path))
+    s->fd = open(path, SEGMENT_OPEN | O_NOFOLLOW);
+  if (s->fd < 0)
+    err = ipc_os_reopen(like->fd, SEGMENT_OPEN, &s->fd);
   if (err)
     return err;
   s->head = like->head;
-  for (int turn = 0; turn < JOIN_MS * 5; turn++) {
-    err = segment_join_locked(s, &ask);
-    if (err != EAGAIN)
-      break;
+  while ((err = segment_join_locked(s, &ask)) == EAGAIN && ipc_now() < until)
     segment_pause(); /* somebody joins or leaves just now */
-  }
   if (!err && (s->device != like->device || s->inode != like->inode))
     err = ENOENT;
   if (err)

@@ -116,6 +116,34 @@ between head and 408 whose owner is 0 or dead come first; add 1 to how often. To
 acknowledge, exchange yourself for 2^32 - 1; to give back, for 0, and set 424
 and rouse 512. Head moves over acknowledged records, under the readers' lock.
 
+**Cells** of locks fill what is behind the participants (kind 4: one; kind 3:
+`locks` of them), 64 + 4 * slots bytes each, rounded up to 64:
+
+      0 what it is                 8  1 mutex, 2 rwlock, 3 semaphore,
+                                      4 condition, 5 event, 6 barrier, 256
+                                      permits are nobody's, 512 an event clears
+                                      itself; permits or parties << 32
+      8 lock                       4  the mutex; else taken for changes
+     12 its holder died            4
+     16 rwlock: writers that left, semaphore: permits more than at first,
+        condition: next slot to be told, event: set                 4
+     20 slots in use               4
+     24 barrier                    8  round << 32 | died << 12 | arrived; of
+                                      `died` bit 0 is the last round's
+     32 event                      4  of all who wait
+     64 + 4 * slot                 4  rwlock: 1 reads, 2 writes, 3 wants to, 4
+                                      died writing; semaphore: permits;
+                                      condition: told << 15 | waiting; barrier:
+                                      round << 12 | arrived
+
+A slot's word is changed by its owner alone (of a condition, by who tells; under
+`lock`, to 0 if the owner is dead; of a condition, under the registry's lock),
+and what they sum up to is what counts: readers, writers and permits are taken
+under `lock` and given back without. A mutex is taken as any lock, but from a
+dead owner 12 is set to 1; whoever takes a dead one's slot leaves 4095 in its
+mutexes, which anybody takes, and 4 for its writing. After each change 32 is
+told.
+
 **Broadcast**: each reader is at its own position, in its slot; head is where
 the oldest whole record begins. What a reader copies counts only if head is not
 beyond it afterwards.
@@ -276,6 +304,7 @@ typedef struct SegmentAsk {
   unsigned roles;   /* IPC_READ, IPC_WRITE */
   unsigned permissions;
   uint32_t kind, flags, slots;
+  uint32_t places;  /* slots that an existing one must have; 0: any */
   uint32_t insists; /* the flags that an existing one must have just so */
   uint64_t ring;    /* bytes, as ipc_segment_ring has them; 0: any */
   uint64_t maxsize; /* bytes; 0: any, or what fits. A memory's own */
@@ -318,9 +347,17 @@ bool ipc_segment_possible(void);
  * but not for this machine; ENOSPC ... */
 int ipc_segment_attach(Segment *s, const SegmentAsk *ask);
 
-/* A second participant of what `like` takes part in; as attach. */
+/* Where the head of a memory's file is, as its foot says. ENOMSG: it has none.
+ */
+int ipc_segment_foot(int fd, uint64_t *head);
+
+/* Whether a file begins as what is no memory does. */
+bool ipc_segment_is(int fd);
+
+/* A second participant of what `like` takes part in; as attach, and those who
+ * join or leave just then are waited for, `patience` ns at the most. */
 int ipc_segment_second(Segment *s, const Segment *like, const char *path,
-                       unsigned roles);
+                       unsigned roles, Nanos patience);
 
 /* Becomes the participant whose descriptor this is (it moved here). 0 and the
  * descriptor is ours; else it is still the caller's. */
@@ -353,6 +390,9 @@ void ipc_segment_abandon(Segment *s);
  */
 void ipc_segment_sweep(const char *path);
 
+/* Whether the path is (still) this object's. */
+bool ipc_segment_named(const Segment *s, const char *path);
+
 /* Removes the name, if it is still this object's. EAGAIN as attach. */
 int ipc_segment_remove(Segment *s, const char *path);
 
@@ -375,6 +415,11 @@ int ipc_segment_dead(Segment *s, uint32_t owner, bool *dead);
 
 /* Whether nobody has this slot. Asks the kernel. */
 bool ipc_segment_vacant(const Segment *s, unsigned slot);
+
+/* Takes the registry's lock: nobody joins, and no slot has another owner, until
+ * it is given back. Tries once: 0 or EAGAIN. */
+int ipc_segment_pin(const Segment *s);
+void ipc_segment_unpin(const Segment *s);
 
 /* The bytes of a capacity: at least so many, as a ring can have them; 0: too
  * many. */

@@ -57,6 +57,23 @@ enum {
   SEND_TOP = SEND_HANDLES
 };
 
+/* A numbered message is in: answers true and its number, once it is where it
+ * must be before. */
+static int send_numbered(lua_State *L, Chan *self, Chan *c, const char *call,
+                         lua_Integer number) {
+  int err = c->ops->settled(c, (uint64_t)number, IPC_SENT);
+  if (err == EAGAIN) {
+    lua_pushinteger(L, number);
+    lua_replace(L, SEND_PROGRESS);
+    return -IPC_ENDED;
+  }
+  if (err)
+    return ipc_fail(L, self->h.ops->type, call, err, c->why);
+  lua_pushboolean(L, 1);
+  lua_pushinteger(L, number);
+  return 2;
+}
+
 /* After ops->send: the number of results, or what to wait for. */
 static int send_result(lua_State *L, Chan *self, Chan *c, const char *call,
                        size_t size, int err) {
@@ -65,6 +82,8 @@ static int send_result(lua_State *L, Chan *self, Chan *c, const char *call,
   case EINPROGRESS:
     c->sent++;
     c->bytes_out += size;
+    if (c->ops->number)
+      return send_numbered(L, self, c, call, (lua_Integer)c->ops->number(c));
     if (err == 0)
       return lua_pushboolean(L, 1), 1;
     lua_pushinteger(L, c->rest.serial);
@@ -92,14 +111,24 @@ static int chan_progress(lua_State *L, Chan *c, lua_Integer serial) {
 static int send_handles(lua_State *L, Chan *self, Chan *c, Message *m) {
   int fds[CMSG_MOST];
   int err = ipc_passing_gather(L, SEND_HANDLES, fds, &m->fd_count);
-  if (err)
+  if (err) {
+    ipc_passing_kept(L, SEND_HANDLES);
     return ipc_fail(L, self->h.ops->type, "send", err,
                     err == EBUSY   ? "a handle has bytes on their way"
                     : err == E2BIG ? "more than 253 descriptors"
-                                   : "a handle to be sent is closed");
+                    : err == EBADF ? "a handle to be sent is closed"
+                    : err == EACCES
+                        ? "a handle to be sent only reads, and its receiver "
+                          "could write"
+                    : err == EUSERS ? "all places for participants are taken"
+                    : err == EAGAIN ? "others join or leave just now"
+                                    : "a handle to be sent");
+  }
   m->fds = fds;
   err = c->ops->send(c, m);
   m->fds = NULL;
+  if (err && err != EINPROGRESS && err != EAGAIN)
+    ipc_passing_kept(L, SEND_HANDLES);
   if (err == EINPROGRESS)
     ipc_chan_anchor(L, self, c, SEND_BYTES);
   if (err == 0 || err == EINPROGRESS)
@@ -110,6 +139,8 @@ static int send_handles(lua_State *L, Chan *self, Chan *c, Message *m) {
 static int send_attempt(lua_State *L, Handle *h) {
   Chan *self = (Chan *)h, *c = self->writer;
   if (lua_isinteger(L, SEND_PROGRESS)) {
+    if (c->ops->number)
+      return send_numbered(L, self, c, "send", lua_tointeger(L, SEND_PROGRESS));
     int err = chan_progress(L, c, lua_tointeger(L, SEND_PROGRESS));
     if (err == EAGAIN)
       return -IPC_WRITE;
@@ -135,8 +166,16 @@ static int send_attempt(lua_State *L, Handle *h) {
   return send_result(L, self, c, "send", m.size, err);
 }
 
-/* Accepted is accepted. */
+/* Accepted is accepted; but what is numbered is not yet where it must be. */
 static int send_failed(lua_State *L, Handle *h, int err) {
+  if (!lua_isinteger(L, SEND_PROGRESS) && lua_istable(L, SEND_HANDLES))
+    ipc_passing_kept(L, SEND_HANDLES);
+  if (lua_isinteger(L, SEND_PROGRESS) && ((Chan *)h)->writer->ops->number) {
+    lua_Integer number = lua_tointeger(L, SEND_PROGRESS);
+    int n = ipc_fail(L, h->ops->type, "send", err, NULL);
+    lua_pushinteger(L, number);
+    return n + 1;
+  }
   if (lua_isinteger(L, SEND_PROGRESS))
     return lua_pushboolean(L, 1), 1;
   return ipc_fail(L, h->ops->type, "send", err, NULL);
@@ -155,7 +194,7 @@ static int send_direct(lua_State *L, Chan *self, Chan *c) {
   Message m = {0};
   m.bytes = lua_tolstring(L, SEND_BYTES, &m.size);
   if (!ipc_chan_direct(L, self, c) || c->shut || c->failed || c->ops->tags ||
-      m.size > c->limit)
+      c->ops->number || m.size > c->limit)
     return 0;
   int err = c->ops->send(c, &m);
   if (err == EINPROGRESS) {
@@ -319,12 +358,8 @@ int ipc_passing_send(lua_State *L) {
 /* Slots of sendmany: as send, then how many are accepted. */
 enum { MANY_SENT = SEND_TOP + 1, MANY_TOP = MANY_SENT };
 
-static int many_result(lua_State *L, Handle *h, int err) {
+static int many_failed(lua_State *L, Handle *h, int err) {
   lua_Integer sent = lua_tointeger(L, MANY_SENT);
-  if (sent >= (lua_Integer)lua_rawlen(L, SEND_BYTES)) {
-    lua_pushinteger(L, sent);
-    return 1;
-  }
   int n;
   if (err == EMSGSIZE) { /* the next one is */
     lua_rawgeti(L, SEND_BYTES, sent + 1);
@@ -335,6 +370,15 @@ static int many_result(lua_State *L, Handle *h, int err) {
   }
   lua_pushinteger(L, sent);
   return n + 1;
+}
+
+static int many_result(lua_State *L, Handle *h, int err) {
+  lua_Integer sent = lua_tointeger(L, MANY_SENT);
+  bool numbered = ((Chan *)h)->writer->ops->number && err;
+  if (numbered || sent < (lua_Integer)lua_rawlen(L, SEND_BYTES))
+    return many_failed(L, h, err);
+  lua_pushinteger(L, sent);
+  return 1;
 }
 
 /* Looks at the messages from `sent` on; the views stay valid because the list
@@ -369,9 +413,20 @@ static int many_send(Chan *c, const Message *m, size_t count, size_t *sent) {
   return 0;
 }
 
+/* All are in; of numbered ones the last must be where it must be, too. */
+static int many_settled(lua_State *L, Handle *h, Chan *c) {
+  int err =
+      c->ops->settled(c, (uint64_t)lua_tointeger(L, SEND_PROGRESS), IPC_SENT);
+  if (err == EAGAIN)
+    return -IPC_ENDED;
+  return err ? many_failed(L, h, err) : many_result(L, h, 0);
+}
+
 static int many_attempt(lua_State *L, Handle *h) {
   Chan *self = (Chan *)h, *c = self->writer;
   size_t total = (size_t)lua_rawlen(L, SEND_BYTES);
+  if (lua_isinteger(L, SEND_PROGRESS) && c->ops->number)
+    return many_settled(L, h, c);
   if (lua_isinteger(L, SEND_PROGRESS)) {
     int err = chan_progress(L, c, lua_tointeger(L, SEND_PROGRESS));
     if (err == EAGAIN)
@@ -413,6 +468,11 @@ static int many_attempt(lua_State *L, Handle *h) {
       return -IPC_WRITE;
     if (err)
       return many_result(L, h, ipc_chan_errno(err));
+    if (c->ops->number && sent + now >= total) {
+      lua_pushinteger(L, (lua_Integer)c->ops->number(c));
+      lua_replace(L, SEND_PROGRESS);
+      return many_settled(L, h, c);
+    }
   }
 }
 
@@ -485,10 +545,15 @@ static int flush_attempt(lua_State *L, Handle *h) {
   int err = ipc_chan_flush(L, c);
   if (!err)
     err = c->failed; /* another wait found out */
+  if (!err && c->ops->number && c->h.open) {
+    err = c->ops->settled(c, c->ops->number(c), IPC_FLUSHED);
+    if (err == EAGAIN)
+      return -IPC_ENDED;
+  }
   if (err == EAGAIN)
     return -IPC_WRITE;
   if (err)
-    return ipc_fail(L, h->ops->type, "flush", ipc_chan_errno(err), NULL);
+    return ipc_fail(L, h->ops->type, "flush", ipc_chan_errno(err), c->why);
   ipc_chan_unanchor(L, self, c);
   return lua_pushboolean(L, 1), 1;
 }

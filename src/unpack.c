@@ -320,7 +320,10 @@ int ipc_decode_run(lua_State *L, Decode *d, const unsigned char **from,
       if (d->foreign && p[head - 1] == d->foreign->type) {
         if (d->foreign->unpack(L, (const char *)p + head, (size_t)n,
                                d->foreign)) {
-          bad = decode_refuse(d, offset, "a handle that did not come along", 0);
+          bad = decode_refuse(d, offset,
+                              "a handle that did not come along, or cannot be "
+                              "had here",
+                              0);
           goto out;
         }
       } else {

@@ -191,6 +191,7 @@ typedef struct Run {
   Waiter *waiter;
   lua_Hook hook; /* the main coroutine's when the call began */
   Nanos until;   /* retrying ends; 0: not retrying */
+  Spin *spin;    /* whose retrying that is */
   bool looked;   /* the handle's own wait has looked, after the deadline */
 } Run;
 
@@ -230,14 +231,15 @@ static int run_wait(lua_State *L, Run *r, int want) {
     return 0;
   }
 
-  Spin *spin = run_spin(h, want);
   if (r->until) {
     if (now < r->until)
       return 0;
     r->until = 0;
-    ipc_spin_failed(spin);
-  } else if (spin && ipc_spin_start(spin, now, deadline, &r->until)) {
-    return 0;
+    ipc_spin_failed(r->spin);
+  } else {
+    r->spin = run_spin(h, want);
+    if (r->spin && ipc_spin_start(r->spin, now, deadline, &r->until))
+      return 0;
   }
 
   err = ipc_run_hooks(L, S, r->hook, context, run);
@@ -269,7 +271,7 @@ static int run(lua_State *L, int status, lua_KContext context) {
   const Op *op = (const Op *)context;
   Handle *h = lua_touserdata(L, 1);
   Handle *part = ipc_handle_part(h, op->want);
-  Run r = {op, h, NULL, lua_gethook(h->state->main), 0, false};
+  Run r = {op, h, NULL, lua_gethook(h->state->main), 0, NULL, false};
   if (L == h->state->main)
     h->state->hook = r.hook;
   if (lua_gettop(L) > op->top) {
@@ -291,7 +293,7 @@ static int run(lua_State *L, int status, lua_KContext context) {
     }
     if (n >= 0) {
       if (r.until)
-        run_spin(h, op->want)->penalty = 0;
+        r.spin->penalty = 0;
       if (part->queue && !r.waiter) /* a waiter tells the next when it leaves */
         ipc_wake_next(L, part, op->want);
       return run_finish(L, op, n);

@@ -502,9 +502,9 @@ function ipc.pack(value, options) end
 ---@return integer? errno
 function ipc.unpack(bytes, options) end
 
----@class ipc.view bytes of a queue or a memory, in place; offsets count from 0
+---@class ipc.bytes what views and memories have in common; offsets count from 0
 ---@operator len: integer
-local view = {}
+local bytes = {}
 
 ---@param offset integer
 ---@param format string of `string.pack`
@@ -512,26 +512,35 @@ local view = {}
 ---@return integer? after
 ---@return string? message
 ---@return integer? errno
-function view:pack(offset, format, ...) end
+function bytes:pack(offset, format, ...) end
 
 ---@param offset integer
 ---@param format string of `string.unpack`
 ---@return any ... values, then the offset after them; or nil, message, errno
-function view:unpack(offset, format) end
+function bytes:unpack(offset, format) end
 
 ---@param offset? integer
 ---@param count? integer
 ---@return string? bytes
 ---@return string? message
 ---@return integer? errno
-function view:read(offset, count) end
+function bytes:read(offset, count) end
 
 ---@param offset integer
----@param bytes string|ipc.view
+---@param from string|ipc.bytes
 ---@return integer? after
 ---@return string? message
 ---@return integer? errno
-function view:write(offset, bytes) end
+function bytes:write(offset, from) end
+
+---@param offset integer
+---@param from string|ipc.bytes
+---@param from_offset? integer
+---@param count? integer
+---@return integer? after
+---@return string? message
+---@return integer? errno
+function bytes:copy(offset, from, from_offset, count) end
 
 ---@param byte integer
 ---@param offset? integer
@@ -539,7 +548,115 @@ function view:write(offset, bytes) end
 ---@return integer? after
 ---@return string? message
 ---@return integer? errno
-function view:fill(byte, offset, count) end
+function bytes:fill(byte, offset, count) end
+
+---@param what string|ipc.bytes
+---@param offset? integer
+---@param count? integer
+---@return integer? offset nil alone: not there
+---@return string? message
+---@return integer? errno
+function bytes:find(what, offset, count) end
+
+---@param offset integer
+---@param other string|ipc.bytes
+---@param other_offset? integer
+---@param count? integer
+---@return -1|0|1|nil order
+---@return string? message
+---@return integer? errno
+function bytes:compare(offset, other, other_offset, count) end
+
+---@param offset integer
+---@param count? integer
+---@return ipc.view range
+function bytes:range(offset, count) end
+
+---@alias ipc.word "I8"|"i8"|"I4"|"i4"
+
+---@param offset integer a multiple of the word's size
+---@param type? ipc.word "I8" by default
+---@return integer? number
+---@return string? message
+---@return integer? errno
+function bytes:load(offset, type) end
+
+---@param offset integer
+---@param number integer
+---@param type? ipc.word
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function bytes:store(offset, number, type) end
+
+---@param offset integer
+---@param number integer
+---@param type? ipc.word
+---@return integer? before
+---@return string? message
+---@return integer? errno
+function bytes:add(offset, number, type) end
+
+---@param offset integer
+---@param number integer
+---@param type? ipc.word
+---@return integer? before
+---@return string? message
+---@return integer? errno
+function bytes:sub(offset, number, type) end
+
+---@param offset integer
+---@param mask integer
+---@param type? ipc.word
+---@return integer? before
+---@return string? message
+---@return integer? errno
+function bytes:band(offset, mask, type) end
+
+---@param offset integer
+---@param mask integer
+---@param type? ipc.word
+---@return integer? before
+---@return string? message
+---@return integer? errno
+function bytes:bor(offset, mask, type) end
+
+---@param offset integer
+---@param number integer
+---@param type? ipc.word
+---@return integer? before
+---@return string? message
+---@return integer? errno
+function bytes:xchg(offset, number, type) end
+
+---@param offset integer
+---@param expected integer
+---@param new integer
+---@param type? ipc.word
+---@return boolean? done
+---@return integer|string|nil current
+---@return integer? errno
+function bytes:cas(offset, expected, new, type) end
+
+---@param offset integer
+---@param expected integer
+---@param timeout? number seconds
+---@param type? ipc.word
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function bytes:wait(offset, expected, timeout, type) end
+
+---@param offset integer
+---@param count? integer all by default
+---@param type? ipc.word
+---@return integer? woken
+---@return string? message
+---@return integer? errno
+function bytes:wake(offset, count, type) end
+
+---@class ipc.view: ipc.bytes bytes of a queue or a memory, in place
+local view = {}
 
 ---@param size? integer bytes, from the start
 ---@return true? ok
@@ -558,8 +675,8 @@ function view:close() end
 ---@class ipc.decoder
 local decoder = {}
 
----@param bytes string
-function decoder:feed(bytes) end
+---@param message string
+function decoder:feed(message) end
 
 ---@return any value
 ---@return string? message
@@ -665,14 +782,14 @@ function socket:address() end
 ---@return integer? errno
 function socket:credentials() end
 
----@param bytes string|ipc.view
+---@param message string|ipc.view
 ---@param handles ipc.channel[]
 ---@param tag? string
 ---@param timeout? number seconds
 ---@return true? ok
 ---@return string? message
 ---@return integer? errno
-function socket:sendmsg(bytes, handles, tag, timeout) end
+function socket:sendmsg(message, handles, tag, timeout) end
 
 ---@param timeout? number seconds
 ---@param options? {unit?: "message"|"stream"}
@@ -694,5 +811,401 @@ function ipc.listen(address, options) end
 ---@return string? message
 ---@return integer? errno
 function ipc.connect(address, options) end
+
+---@class ipc.memory: ipc.bytes bytes that processes share
+local memory = {}
+
+---@param offset? integer
+---@param count? integer
+---@param async? boolean
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function memory:flush(offset, count, async) end
+
+---@param what "normal"|"sequential"|"random"|"willneed"|"dontneed"|"hugepage"|"nohugepage"
+---@param offset? integer
+---@param count? integer
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function memory:advise(what, offset, count) end
+
+---@param size integer bytes
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function memory:resize(size) end
+
+---@param offset? integer
+---@param count? integer
+---@param mode? "r"|"rw"
+---@param timeout? number seconds
+---@return ipc.filelock? lock
+---@return string? message
+---@return integer? errno
+function memory:lock(offset, count, mode, timeout) end
+
+---@param mode? "r"|"rw"
+---@param timeout? number seconds
+---@return ipc.filelock? lock
+---@return string? message
+---@return integer? errno
+function memory:flock(mode, timeout) end
+
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function memory:remove() end
+
+---@return true
+function memory:close() end
+
+---@param seconds? number
+---@return true
+function memory:settimeout(seconds) end
+
+---@return { size: integer, participants: integer? }
+function memory:stats() end
+
+---@param i integer from 1
+---@return ipc.mutex? mutex
+---@return string? message
+---@return integer? errno
+function memory:mutex(i) end
+
+---@param i integer from 1
+---@return ipc.rwlock? rwlock
+---@return string? message
+---@return integer? errno
+function memory:rwlock(i) end
+
+---@param i integer from 1
+---@param permits? integer|table
+---@return ipc.semaphore? semaphore
+---@return string? message
+---@return integer? errno
+function memory:semaphore(i, permits) end
+
+---@param i integer from 1
+---@return ipc.condition? condition
+---@return string? message
+---@return integer? errno
+function memory:condition(i) end
+
+---@param i integer from 1
+---@param options? table
+---@return ipc.event? event
+---@return string? message
+---@return integer? errno
+function memory:event(i, options) end
+
+---@param i integer from 1
+---@param parties? integer|table
+---@return ipc.barrier? barrier
+---@return string? message
+---@return integer? errno
+function memory:barrier(i, parties) end
+
+---@class ipc.filelock a lock on a file, or on bytes of it
+local filelock = {}
+
+---@return true
+function filelock:unlock() end
+
+---@return true
+function filelock:close() end
+
+---@class ipc.memory.options: ipc.options
+---@field file? string a path
+---@field mode? "rw"|"r"
+---@field private? boolean
+---@field locks? integer
+---@field persist? boolean
+---@field participants? integer
+---@field huge? boolean
+---@field prefault? boolean
+
+---@param name? string "/counters"
+---@param size? integer bytes
+---@param options? ipc.memory.options
+---@return ipc.memory? memory
+---@return string? message
+---@return integer? errno
+function ipc.memory(name, size, options) end
+
+---@class ipc.struct
+---@field size integer bytes of a record in memory
+---@field align integer
+---@field versioned boolean
+local struct = {}
+
+---@param name string
+---@param i? integer an element of an array
+---@return integer offset in bytes
+function struct:offset(name, i) end
+
+---@return {name: string, type: string|ipc.struct, count?: integer, offset: integer, size: integer}[] rows
+function struct:fields() end
+
+---@param record ipc.record
+---@param into? table
+---@return table? fields
+---@return string|integer? message_or_version
+---@return integer? errno
+function struct:load(record, into) end
+
+---@param record ipc.record
+---@param t table|ipc.record
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function struct:store(record, t) end
+
+---@class ipc.record
+---@field [string] any a field of its struct
+
+---@class ipc.vector
+---@field [integer] any an element
+---@operator len: integer
+---@operator call(...): function
+local vector = {}
+
+---@param i? integer all, if there is none
+---@param into? table
+---@return any element
+---@return string|integer? message_or_version
+---@return integer? errno
+function vector:load(i, into) end
+
+---@param i integer
+---@param value any
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function vector:store(i, value) end
+
+---@param description ipc.struct
+---@param offset? integer in bytes
+---@param count? integer
+---@return ipc.record|ipc.vector
+function bytes:view(description, offset, count) end
+
+---@class ipc.struct.fields
+---@field packed? boolean
+---@field align? integer
+---@field endian? "native"|"little"|"big"
+---@field versioned? boolean
+---@field [integer] { [1]: string, [2]: string|ipc.struct, [3]: integer? }
+
+---@param fields ipc.struct.fields
+---@return ipc.struct
+function ipc.struct(fields) end
+
+---What a call of a lock got: a to-be-closed value.
+---@class ipc.guard
+local guard = {}
+
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function guard:unlock() end
+
+---@class ipc.lock_options
+---@field create? boolean|"new"
+---@field permissions? string
+---@field retry? number|true seconds
+---@field temporary? boolean
+---@field timeout? number seconds
+---@field persist? boolean
+---@field participants? integer
+---@field huge? boolean
+---@field prefault? boolean
+
+---What all locks have.
+---@class ipc.lock
+local lock = {}
+
+---@return true
+function lock:close() end
+
+---@param seconds? number
+---@return true
+function lock:settimeout(seconds) end
+
+---@return table figures
+function lock:stats() end
+
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function lock:remove() end
+
+---@class ipc.mutex: ipc.lock
+local mutex = {}
+
+---@param timeout? number seconds
+---@return ipc.guard? guard
+---@return string? state_or_message "owner_dead"
+---@return integer? errno
+function mutex:lock(timeout) end
+
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function mutex:unlock() end
+
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function mutex:consistent() end
+
+---@class ipc.rwlock: ipc.lock
+local rwlock = {}
+
+---@param timeout? number seconds
+---@return ipc.guard? guard
+---@return string? state_or_message "owner_dead"
+---@return integer? errno
+function rwlock:read(timeout) end
+
+---@param timeout? number seconds
+---@return ipc.guard? guard
+---@return string? state_or_message "owner_dead"
+---@return integer? errno
+function rwlock:write(timeout) end
+
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function rwlock:unlock() end
+
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function rwlock:consistent() end
+
+---@class ipc.semaphore: ipc.lock
+local semaphore = {}
+
+---@param timeout? number seconds
+---@param n? integer
+---@return ipc.guard? guard
+---@return string? message
+---@return integer? errno
+function semaphore:acquire(timeout, n) end
+
+---@param n? integer
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function semaphore:release(n) end
+
+---@class ipc.condition: ipc.lock
+local condition = {}
+
+---@param held ipc.mutex
+---@param timeout? number seconds
+---@return true? ok
+---@return string? state_or_message "owner_dead"
+---@return integer? errno
+---@return boolean? held
+function condition:wait(held, timeout) end
+
+---@param n? integer
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function condition:notify(n) end
+
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function condition:notify_all() end
+
+---@class ipc.event: ipc.lock
+local event = {}
+
+---@param timeout? number seconds
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function event:wait(timeout) end
+
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function event:set() end
+
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function event:clear() end
+
+---@return boolean? set
+---@return string? message
+---@return integer? errno
+function event:is_set() end
+
+---@class ipc.barrier: ipc.lock
+local barrier = {}
+
+---@param timeout? number seconds
+---@return true? ok
+---@return boolean|string|nil last_or_message
+---@return integer? errno
+function barrier:wait(timeout) end
+
+---@param name? string
+---@param options? ipc.lock_options
+---@return ipc.mutex? mutex
+---@return string? message
+---@return integer? errno
+function ipc.mutex(name, options) end
+
+---@param name? string
+---@param options? ipc.lock_options
+---@return ipc.rwlock? rwlock
+---@return string? message
+---@return integer? errno
+function ipc.rwlock(name, options) end
+
+---@class ipc.semaphore_options: ipc.lock_options
+---@field permits? integer
+---@field owned? boolean
+
+---@param name? string
+---@param options? ipc.semaphore_options
+---@return ipc.semaphore? semaphore
+---@return string? message
+---@return integer? errno
+function ipc.semaphore(name, options) end
+
+---@param name? string
+---@param options? ipc.lock_options
+---@return ipc.condition? condition
+---@return string? message
+---@return integer? errno
+function ipc.condition(name, options) end
+
+---@class ipc.event_options: ipc.lock_options
+---@field auto? boolean
+
+---@param name? string
+---@param options? ipc.event_options
+---@return ipc.event? event
+---@return string? message
+---@return integer? errno
+function ipc.event(name, options) end
+
+---@class ipc.barrier_options: ipc.lock_options
+---@field parties? integer
+
+---@param name? string
+---@param options? ipc.barrier_options
+---@return ipc.barrier? barrier
+---@return string? message
+---@return integer? errno
+function ipc.barrier(name, options) end
 
 return ipc

@@ -46,7 +46,8 @@ end
 -- @function open
 -- @tparam string address `"fifo:/tmp/f"`, `"unix:/tmp/s"`, `"tcp:127.0.0.1:7000"`,
 -- `"udp:127.0.0.1:7000"`, `"sysv:0x4a42"`, `"mqueue:/name"`, `"shm:/name"`,
--- `"mmap:/tmp/ring"`, `"broadcast:/name"`, `"fd:3"`, with options behind a `?`:
+-- `"mmap:/tmp/ring"`, `"broadcast:/name"`, `"journal:/var/log/app"`, `"fd:3"`, with
+-- options behind a `?`:
 -- `"fifo:/tmp/f?unit=stream"`
 -- @tparam[opt] string mode "r", "w" or "rw"; what it is by default the mechanism says
 -- @tparam[opt] table options of the mechanism; they win over the address's

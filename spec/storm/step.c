@@ -211,9 +211,9 @@ static void core_text(uintptr_t *from, uintptr_t *to) {
     fclose(f);
 }
 
-static void point_push(lua_State *L, uintptr_t at, uint32_t hit,
-                       const Watch *w) {
-  lua_createtable(L, 0, 6);
+static void point_push(lua_State *L, uintptr_t at, uint32_t hit, const Watch *w,
+                       size_t word) {
+  lua_createtable(L, 0, 7);
   lua_pushinteger(L, (lua_Integer)at);
   lua_setfield(L, -2, "at");
   lua_pushinteger(L, hit);
@@ -222,16 +222,20 @@ static void point_push(lua_State *L, uintptr_t at, uint32_t hit,
   lua_setfield(L, -2, "sending"); /* the lock, see segment.h */
   lua_pushinteger(L, watch_word(w, 384));
   lua_setfield(L, -2, "receiving");
+  lua_pushinteger(L, watch_word(w, word));
+  lua_setfield(L, -2, "word");
 }
 
-/* walk(pid, path) -> points, steps: every instruction between the marks before
- * which a kill is a kill of its own: {at, hit, changed: something that others
- * see is not as it was at the point before, core: in the core's code, sending,
- * receiving: the locks, call: the number of the system call just made}. */
+/* walk(pid, path [, word]) -> points, steps: every instruction between the
+ * marks before which a kill is a kill of its own: {at, hit, changed: something
+ * that others see is not as it was at the point before, core: in the core's
+ * code, sending, receiving: the locks, word: what is at that offset, call: the
+ * number of the system call just made}. */
 static int step_walk(lua_State *L) {
   pid_t pid = (pid_t)luaL_checkinteger(L, 1);
   static Place places[PLACES];
   static Watch watch;
+  size_t word = (size_t)luaL_optinteger(L, 3, 0);
   memset(places, 0, sizeof places);
   watch = (Watch){.path = luaL_checkstring(L, 2)};
   watch_look(&watch);
@@ -248,7 +252,7 @@ static int step_walk(lua_State *L) {
     end = *code == BREAKPOINT;
     bool core = at >= from && at < to;
     if (changed || core || end) {
-      point_push(L, at, hit, &watch);
+      point_push(L, at, hit, &watch, word);
       lua_pushboolean(L, changed || end);
       lua_setfield(L, -2, "changed");
       lua_pushboolean(L, core);
@@ -298,9 +302,9 @@ static int step_reach(lua_State *L) {
     if ((code & 0xff) == BREAKPOINT)
       break; /* the end itself */
     victim_set(pid, rip, at);
+    ptrace(PTRACE_POKETEXT, pid, at, code);
     if (--hit == 0)
       break;
-    ptrace(PTRACE_POKETEXT, pid, at, code);
     why = victim_go(pid, PTRACE_SINGLESTEP);
   }
   if (why) {

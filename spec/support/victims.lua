@@ -10,6 +10,8 @@
 --   allowed              what may then be in the ring: a set of strings, a letter
 --                        for each message, as `victims.letter` tells
 --   open(mode)           opens it; options, file, broadcast: what it is
+--   through(t, c)        instead, of what is no ring: nothing, or what is wrong
+--   word                 an offset in it: what is there is `word` of a point
 local ipc = require "ipc"
 
 io.stdout:setvbuf "line" -- what is ended by force has said it, too
@@ -145,7 +147,7 @@ local function through(t, c)
 end
 
 local function check(t, c)
-  local ok, trouble = pcall(through, t, c)
+  local ok, trouble = pcall(t.through or through, t, c)
   if not ok then trouble = tostring(trouble) end
   for _, handle in pairs(c) do handle:close() end
   local path = t.file and victims.file or victims.path
@@ -180,7 +182,7 @@ end
 
 local function walk(t, formerly)
   local victim, c = begin(t, formerly)
-  local points, steps = step.walk(victim, t.file and victims.file or victims.path)
+  local points, steps = step.walk(victim, t.file and victims.file or victims.path, t.word)
   step.kill(victim)
   local trouble = check(t, c)
   return points, steps, trouble
@@ -228,6 +230,7 @@ local function formers(t)
 end
 
 -- For choose: who had a lock; who was about to sleep.
+function victims.held(p) return p.word ~= 0 end
 function victims.sending(p) return p.sending ~= 0 end
 function victims.receiving(p) return p.receiving ~= 0 end
 function victims.last(_, i, points) return i == #points end

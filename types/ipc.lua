@@ -1208,4 +1208,70 @@ function ipc.event(name, options) end
 ---@return integer? errno
 function ipc.barrier(name, options) end
 
+---@class ipc.journal: ipc.channel
+local journal = {}
+
+---@param sequence? integer
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function journal:ack(sequence) end
+
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function journal:remove() end
+
+---@return number? seconds
+function journal:time() end
+
+---@class ipc.journal_options
+---@field durability? "interval"|"sync"|"none"
+---@field interval? number seconds
+---@field segment? integer bytes
+---@field retain_bytes? integer
+---@field retain_seconds? number
+---@field slowest? boolean
+---@field from? integer|"first"|"end"
+---@field since? number seconds since 1970
+---@field follow? boolean
+---@field reader? string
+---@field participants? integer
+---@field create? boolean|"new"
+---@field permissions? string
+---@field temporary? boolean
+---@field retry? number|boolean
+---@field timeout? number seconds
+---@field maxsize? integer bytes
+---@field linger? number seconds
+---@field spin? number seconds
+
+---@param directory string
+---@param mode "r"|"w"|"rw"
+---@param options? ipc.journal_options
+---@return ipc.journal? journal
+---@return string? message
+---@return integer? errno
+function ipc.journal(directory, mode, options) end
+
+---@class ipc.journal_report
+---@field files integer
+---@field records integer
+---@field first integer
+---@field last integer
+---@field bytes integer
+---@field torn integer
+---@field repaired integer
+---@field damage {file: string, offset: integer, sequence: integer, reason: string}[]
+
+---@class ipc.verify_options
+---@field repair? boolean
+
+---@param directory string
+---@param options? ipc.verify_options
+---@return ipc.journal_report? report
+---@return string? message
+---@return integer? errno
+function ipc.verify(directory, options) end
+
 return ipc

@@ -40,7 +40,9 @@ describe("the README", function()
       for address in code:gmatch '"(%l+%?[%l=]+)"' do
         if not peer.has(address) then return pending("no " .. address) end
       end
-      if (code:find "shm" or code:find "ipc%.queue") and not peer.has "shm" then return pending "no shm" end
+      for _, name in ipairs { "shm", "queue", "memory", "mutex", "journal" } do
+        if code:find("%f[%w]" .. name .. "%f[^%w]") and not peer.has "shm" then return pending "no shm" end
+      end
       local output, ok = run(code)
       assert.is_true(ok, output)
       local lines, expected = {}, {}

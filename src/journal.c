@@ -396,6 +396,8 @@ static int journal_open(lua_State *L) {
   j->directory = strdup(directory);
   int err = j->directory ? journal_prepare(j, o) : ENOMEM;
   if (err) {
+    if (j->made)
+      (void)rmdir(j->directory);
     free(j->directory);
     j->directory = NULL;
     return ipc_fail(L, journal_handle.type, "open", err, directory);

@@ -426,6 +426,7 @@ void ipc_journal_close(Handle *h, How how) {
   if (foreign)
     j->r.place = -1; /* closed when the process forked */
   bool goes = j->temporary && j->made && !foreign && how != IPC_DROP;
+  bool failed = j->made && !foreign && !j->m.begun; /* to be opened */
   if (!foreign && j->m.begun && how == IPC_CLOSE && !goes)
     journal_leave(j);
   ipc_log_reader_close(&j->r);
@@ -435,6 +436,8 @@ void ipc_journal_close(Handle *h, How how) {
     j->m.begun = false; /* control stays, and with it what proves the damage */
   ipc_member_close(&j->m, h, how);
   ipc_log_close(&j->log);
+  if (failed)
+    (void)rmdir(j->directory);
   free(j->directory);
   j->directory = NULL;
 }

@@ -71,6 +71,7 @@ build = {
         "src/msgpack.c",
         "src/msgq.c",
         "src/node.c",
+        "src/opening.c",
         "src/opts.c",
         "src/os_linux.c",
         "src/os_memory.c",

@@ -214,7 +214,7 @@ for _, kind in ipairs(kinds) do
       assert.are.same({ nil, "timeout", E.ETIMEDOUT }, { m:wait(0, 7) })
       assert.are.same({ nil, "timeout", E.ETIMEDOUT }, { m:range(0):wait(0, 7) })
       assert.is_true(m:wait(0, 8, 0))
-      assert.is_true(m:wait(4, 7, 0, "I4"))
+      assert.is_true(m:wait(8, 7, 0, "I4"))
       raises("not a number", m.wait, m, 0, 7, 0 / 0)
       raises("#4 to", m.wait, m, 0, 7, "1")
     end)

@@ -5,6 +5,7 @@
 #include "../../src/prefix.h"
 
 #include "../../src/buffer.c"
+#include "../../src/member.c"
 #include "../../src/os_linux.c"
 #include "../../src/os_memory.c"
 #include "../../src/os_posix.c"
@@ -85,15 +86,16 @@ static void worker_open(Ring *r, unsigned role) {
   r->keepalive = true;
   int err;
   /* EBUSY: the one before is dead, and the kernel has not put it away yet. */
-  while ((err = ipc_segment_second(&r->s, &shared, NULL, role)) == EBUSY ||
+  while ((err = ipc_segment_second(&r->m.s, &shared, NULL, role, IPC_SECOND)) ==
+             EBUSY ||
          err == EAGAIN)
     segment_pause();
   if (err)
     die("join", err);
   if (threads) {
-    segment_unmap(&r->s);
-    r->s.base = shared.base;
-    r->s.damaged = shared.damaged;
+    segment_unmap(&r->m.s);
+    r->m.s.base = shared.base;
+    r->m.s.damaged = shared.damaged;
   }
   err = ipc_ring_begin(r);
   if (err)
@@ -103,10 +105,10 @@ static void worker_open(Ring *r, unsigned role) {
 static void worker_close(Ring *r) {
   ipc_ring_give_back(r);
   if (threads) {
-    ipc_segment_resign(&r->s, IPC_READ | IPC_WRITE);
-    r->s.base = NULL;
+    ipc_segment_resign(&r->m.s, IPC_READ | IPC_WRITE);
+    r->m.s.base = NULL;
   }
-  ipc_segment_leave(&r->s, NULL, false);
+  ipc_segment_leave(&r->m.s, NULL, false);
   ipc_buffer_free(&r->ahead);
 }
 

@@ -774,7 +774,10 @@ except OSError as e:
     end)
 
     it("that the system has no room for is refused at once", function()
-      if math.maxinteger == 2 ^ 31 - 1 then return end
+      if string.packsize "T" == 4 then -- more than its addresses
+        raises("not in", ipc.memory, nil, 1 << 46)
+        return
+      end
       local ok, message, errno = ipc.memory(nil, 1 << 46)
       assert.is_nil(ok)
       assert.is_true(errno == E.ENOSPC or errno == E.ENOMEM or errno == E.EFBIG, message)

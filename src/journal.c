@@ -396,7 +396,7 @@ static int journal_open(lua_State *L) {
   j->directory = strdup(directory);
   int err = j->directory ? journal_prepare(j, o) : ENOMEM;
   if (err) {
-    if (j->made)
+    if (j->directory && j->made)
       (void)rmdir(j->directory);
     free(j->directory);
     j->directory = NULL;

@@ -1,9 +1,16 @@
--- Waiting for many at once: ipc.poll answers which handles are ready, as a list
--- in order and as a set. Three workers, each done in its own time.
+-- Waiting for many: a poller is made once, and a wait costs what is ready, not
+-- what is in it (ipc.poll takes a list each time, which is enough for a few).
 -- Run: lua5.4 examples/poller.lua
 local ipc = require "ipc"
 
-local names, waiting = {}, {}
+local poller <close> = assert(ipc.poller())
+local silent = {}
+for i = 1, 300 do
+  silent[i] = { assert(ipc.pipe()) }
+  assert(poller:add(silent[i][1]))
+end
+
+local names = {}
 for i, name in ipairs { "slow", "quick", "lost" } do
   local worker = assert(ipc.fork(function()
     ipc.sleep(i == 1 and 0.2 or 0.05)
@@ -13,23 +20,19 @@ for i, name in ipairs { "slow", "quick", "lost" } do
     ipc.parent:put(name .. " is done")
   end))
   names[worker] = name
-  waiting[i] = worker
+  assert(poller:add(worker))
 end
 
 local news = {}
-while #waiting > 0 do
-  local ready = assert(ipc.poll(waiting, 10))
-  for i = #waiting, 1, -1 do
-    local worker = waiting[i]
-    if ready[worker] then
-      local message = worker:get(0) -- nil, "closed" from one that died
-      if not message then
-        worker:wait()
-        message = names[worker] .. ": exit " .. worker.reason.code
-      end
-      news[#news + 1] = message
-      table.remove(waiting, i)
+while #news < 3 do
+  for _, worker in ipairs(assert(poller:wait(10))) do
+    local message = worker:get(0) -- nil, "closed" from one that died
+    if not message then
+      worker:wait()
+      message = names[worker] .. ": exit " .. worker.reason.code
     end
+    news[#news + 1] = message
+    poller:remove(worker)
   end
 end
 table.sort(news)

@@ -1118,6 +1118,29 @@ for _, row in ipairs(rooms) do
         end
       end)
 
+      promise("a poller says the same", { "both here" }, function()
+        local r, w = open()
+        local p <close> = assert(ipc.poller())
+        assert(p:add(r) and p:add(w, "w"))
+        assert.are.same({ w, [w] = "w" }, (assert(p:wait(PATIENCE))))
+        assert(p:remove(w))
+        times_out(p:wait(0))
+        assert(w:sendmany { "1", "2", "3" })
+        for _ = 1, 3 do
+          assert.are.same({ r, [r] = "r" }, (assert(p:wait(PATIENCE))))
+          assert(r:recv(0))
+        end
+        times_out(p:wait(0))
+        w:close()
+        if row.ends then
+          for _ = 1, 2 do assert.are.equal("r", assert(p:wait(PATIENCE))[r]) end
+          is_closed(r:recv(0))
+        end
+        r:close()
+        assert.are.equal("r", assert(p:wait(0))[r])
+        assert.are.equal(0, #p)
+      end)
+
       promise("messages read ahead count", { "the receiver here" }, function()
         local r, w = open()
         assert(w:sendmany { "1", "", "3" })

@@ -19,12 +19,14 @@ end
 
 local rings = {
   memory = true, struct = true, framebuffer = true, shm = true, mmap = true, broadcast = true, locks = true,
+  hasher = true,
 }
 
 describe("the example", function()
   for _, name in ipairs {
     "pipe", "fifo", "socket", "sysv", "mqueue", "shm", "mmap", "broadcast", "stdio", "listener", "memory", "process",
-    "poller", "locks", "values", "struct", "framebuffer",
+    "exec", "pipeline", "spawn", "poller", "signal", "timer", "locks", "values", "struct", "framebuffer",
+    "hasher", "server", "follow",
   } do
     local path = ("examples/%s.lua"):format(name)
 

@@ -405,6 +405,10 @@ local function methods()
   for name in sources["src/bytes.c"]:match("luaL_Reg bytes_methods%[%] = (%b{})"):gmatch '{"(%l+)"' do
     all.bytes[name] = true
   end
+  for name in sources["src/source.c"]:match("luaL_Reg source_methods%[%] = (%b{})"):gmatch '{"(%l+)"' do
+    all.source = all.source or {}
+    all.source[name] = true
+  end
   -- what a room adds to them
   for _, row in ipairs(rows) do
     local text = sources["src/" .. row.name .. ".c"]:match("luaL_Reg " .. row.name .. "_methods%[%] = (%b{})")

@@ -493,7 +493,7 @@ describe("handles and the channel of a child", function()
     peer.keep(mine.from)
     local r, w = peer.pipe { maxsize = 777 }
     assert.is_true(child:put { to = w })
-    assert.error_matches(function() w:send "x" end, "moved to another process")
+    assert.error_matches(function() w:send "x" end, "moved to " .. child.pid)
     assert.are.equal("through it: 777", r:recv())
     assert.are.equal("mine", (mine.from:recv(with.patience)))
     ended(child)

@@ -543,4 +543,4 @@ const Room ipc_room_broadcast = {.name = "broadcast",
                                  .pair = cast_pair,
                                  .open = cast_open_name,
                                  .take = cast_take,
-                                 .setup = cast_setup};
+                                 .types = cast_setup};

@@ -132,14 +132,16 @@ Chan *ipc_chan_self(lua_State *L) { return (Chan *)ipc_handle_self(L); }
 Chan *ipc_chan_sender(lua_State *L) {
   Chan *c = ipc_chan_self(L);
   if (!c->writer)
-    luaL_error(L, "%s: this end only receives", c->h.ops->type);
+    luaL_error(L, "%s: this end %s", c->h.ops->type,
+               c->reader ? "only receives" : "neither receives nor sends");
   return c;
 }
 
 Chan *ipc_chan_receiver(lua_State *L) {
   Chan *c = ipc_chan_self(L);
   if (!c->reader)
-    luaL_error(L, "%s: this end only sends", c->h.ops->type);
+    luaL_error(L, "%s: this end %s", c->h.ops->type,
+               c->writer ? "only sends" : "neither receives nor sends");
   return c;
 }
 
@@ -281,6 +283,8 @@ static int chan_shutdown(lua_State *L) {
     c->shut = c->shutting = true;
     ipc_wake(L, &c->h);
     int err = ipc_chan_flush(L, c);
+    if (c->h.observers)
+      ipc_handle_changed(L, &c->h);
     if (err && err != EAGAIN && ipc_chan_errno(err) != EPIPE)
       return ipc_fail(L, self->h.ops->type, "shutdown", err, NULL);
   }
@@ -310,7 +314,8 @@ The largest message the channel carries.
 */
 static int chan_maxsize(lua_State *L) {
   Chan *c = ipc_chan_self(L);
-  lua_pushinteger(L, (lua_Integer)(c->writer ? c->writer : c->reader)->limit);
+  const Chan *part = c->writer ? c->writer : c->reader ? c->reader : c;
+  lua_pushinteger(L, (lua_Integer)part->limit);
   return 1;
 }
 
@@ -382,7 +387,7 @@ static const luaL_Reg chan_methods[] = {
 
 void *ipc_chan_new(lua_State *L, size_t size, const HandleOps *h,
                    const ChanOps *ops, int mode) {
-  Chan *c = ipc_handle_new(L, size, h, IPC_UV_WRITER);
+  Chan *c = ipc_handle_new(L, size, h, IPC_UV_WRITER + h->values);
   c->ops = ops;
   c->reader = mode & IPC_READ ? c : NULL;
   c->writer = mode & IPC_WRITE ? c : NULL;

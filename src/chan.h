@@ -14,13 +14,13 @@ Chan *ipc_chan_sender(lua_State *L);
 Chan *ipc_chan_receiver(lua_State *L);
 
 /* Whether a call may go straight to the ops, which find that there is nothing
- * to wait for more often than not: `part` of self can be used, and no task
- * waits for it. */
+ * to wait for more often than not: `part` of self can be used, and neither a
+ * task nor a poller waits for it. */
 static inline bool ipc_chan_direct(lua_State *L, const Chan *self,
                                    const Chan *part) {
   State *S = self->h.state;
   if (!ipc_handle_usable(&self->h) || !ipc_handle_usable(&part->h) ||
-      part->h.queue)
+      part->h.queue || part->h.observers)
     return false;
   if (L == S->main)
     S->hook = lua_gethook(L);

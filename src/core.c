@@ -4,13 +4,13 @@
 #include <lauxlib.h>
 #include <lua.h>
 #include <math.h>
+#include <stdint.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "ipc.h"
 #include "msgpack.h"
 #include "os.h"
-#include "view.h"
 
 /***
  * Inter-process communication: every mechanism of the kernel behind the same
@@ -39,6 +39,48 @@ const Room *ipc_room(const char *name) {
   while (i + 1 < ROOMS && strcmp(rooms[i]->name, name) != 0)
     i++;
   return rooms[i];
+}
+
+_Static_assert(ROOMS <= 64, "State.typed has a bit for each");
+
+/* Whether its handles are called so, as most are: "ipc.pipe" are of pipe. */
+static bool core_is_of(const Room *room, const HandleOps *ops) {
+  return strcmp(ops->type + sizeof "ipc." - 1, room->name) == 0;
+}
+
+/* Is to be finished first the next time, if memory is short now. */
+static void core_type(lua_State *L, State *S, unsigned i) {
+  S->typing = i + 1;
+  rooms[i]->types(L);
+  lua_settop(L, 1);
+  S->typing = 0;
+  S->typed |= (uint64_t)1 << i;
+}
+
+/* (ops): the types of its room, which is looked for by name, then everywhere.
+ */
+static int core_types(lua_State *L) {
+  const HandleOps *ops = lua_touserdata(L, 1);
+  State *S = ipc_state(L);
+  if (S->typing)
+    core_type(L, S, S->typing - 1);
+  for (int named = 1; named >= 0; named--) {
+    for (unsigned i = 0; i < ROOMS; i++) {
+      if (lua_rawgetp(L, LUA_REGISTRYINDEX, ops) != LUA_TNIL)
+        return 0;
+      lua_settop(L, 1);
+      if (rooms[i]->types && !(S->typed >> i & 1) &&
+          (!named || core_is_of(rooms[i], ops)))
+        core_type(L, S, i);
+    }
+  }
+  return 0;
+}
+
+void ipc_room_types(lua_State *L, const HandleOps *ops) {
+  lua_pushcfunction(L, core_types);
+  lua_pushlightuserdata(L, (void *)(uintptr_t)ops);
+  lua_call(L, 1, 0);
 }
 
 /***
@@ -157,6 +199,8 @@ static void core_room(lua_State *L, const Room *room) {
   lua_newtable(L);
   if (room->functions)
     luaL_setfuncs(L, room->functions, 0);
+  if (room->inner)
+    luaL_setfuncs(L, room->inner, 0);
   for (size_t i = 0; i < sizeof slots / sizeof *slots; i++) {
     if (!slots[i].func)
       continue;
@@ -189,7 +233,6 @@ __attribute__((visibility("default"))) int luaopen_ipc_core(lua_State *L) {
   ipc_task_open(L);
   ipc_msgpack_open(L);
   ipc_chan_open(L);
-  ipc_view_open(L);
   lua_newtable(L); /* rooms */
   for (size_t i = 0; i < ROOMS; i++) {
     if (rooms[i]->setup)
@@ -202,6 +245,8 @@ __attribute__((visibility("default"))) int luaopen_ipc_core(lua_State *L) {
     core_room(L, rooms[i]);
     lua_setfield(L, -2, rooms[i]->name);
   }
+  ipc_task_push(L);
+  lua_setfield(L, -2, "task");
   lua_pushvalue(L, -2);
   lua_setfield(L, -2, "flat");
   return 1;

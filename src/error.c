@@ -111,14 +111,20 @@ static int error_tostring(lua_State *L) {
   return 1;
 }
 
-int ipc_raise(lua_State *L) {
+void ipc_error_push(lua_State *L, int message, int number) {
+  message = lua_absindex(L, message);
+  number = lua_absindex(L, number);
   lua_createtable(L, 0, 2);
-  lua_pushvalue(L, -3);
+  lua_pushvalue(L, message);
   lua_setfield(L, -2, "message");
-  lua_pushvalue(L, -2);
+  lua_pushvalue(L, number);
   lua_setfield(L, -2, "errno");
   lua_rawgetp(L, LUA_REGISTRYINDEX, &error_key);
   lua_setmetatable(L, -2);
+}
+
+int ipc_raise(lua_State *L) {
+  ipc_error_push(L, -2, -1);
   return lua_error(L);
 }
 
@@ -133,9 +139,10 @@ are those of errno(3) on the running system.
 void ipc_errno_open(lua_State *L) {
   lua_createtable(L, 0, 2 * (int)(sizeof errno_names / sizeof *errno_names));
   for (size_t i = 0; i < sizeof errno_names / sizeof *errno_names; i++) {
-    lua_pushinteger(L, errno_names[i].number);
-    lua_setfield(L, -2, errno_names[i].name);
     lua_pushstring(L, errno_names[i].name);
+    lua_pushvalue(L, -1);
+    lua_pushinteger(L, errno_names[i].number);
+    lua_rawset(L, -4);
     lua_rawseti(L, -2, errno_names[i].number);
   }
   lua_setfield(L, -2, "errno");

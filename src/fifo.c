@@ -884,4 +884,4 @@ const Room ipc_room_fifo = {.name = "fifo",
                             .kinds = fifo_kinds,
                             .pair = fifo_pair,
                             .open = fifo_address,
-                            .setup = fifo_setup};
+                            .types = fifo_setup};

@@ -2,19 +2,13 @@
 #ifndef IPC_FORK_H
 #define IPC_FORK_H
 
-#include <sys/types.h>
-
+#include "child.h"
 #include "ipc.h"
 
-/* What the parent has of a child just born; the descriptors are the caller's.
- */
+/* What the parent has of a child just born. */
 typedef struct Birth {
-  pid_t pid;
-  int socket; /* the channel to it */
-  int report; /* the file in which it leaves its results */
-  int ended;  /* readable once it has ended: a pidfd, or the reading end of a
-                 pipe that only the child can write; -1: it has ended */
-  bool pidfd;
+  Child *child;       /* the caller's, empty until then */
+  int socket;         /* the channel to it */
   int where;          /* the slot that says which line forked */
   const char *failed; /* what did, when an errno was returned; or NULL */
   int err;            /* why something cannot be taken along */
@@ -28,7 +22,7 @@ int ipc_fork_start(lua_State *L, int n, Birth *b);
 /* The ends that the child took along are closed here. May run Lua. */
 void ipc_fork_move(lua_State *L, int n, Birth *b);
 
-/* The channel to the process that forked this one, or nil: a Lua function. */
-int ipc_fork_parent(lua_State *L);
+/* Pushes " (x.lua:12)", the line that calls; its index. */
+int ipc_fork_where(lua_State *L);
 
 #endif

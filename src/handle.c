@@ -35,7 +35,11 @@ void *ipc_handle_new(lua_State *L, size_t size, const HandleOps *ops,
   lua_pushvalue(L, -2);
   lua_rawsetp(L, -2, h);
   lua_pop(L, 1);
-  lua_rawgetp(L, LUA_REGISTRYINDEX, ops);
+  if (lua_rawgetp(L, LUA_REGISTRYINDEX, ops) == LUA_TNIL || h->state->typing) {
+    lua_pop(L, 1);
+    ipc_room_types(L, ops);
+    lua_rawgetp(L, LUA_REGISTRYINDEX, ops);
+  }
   lua_setmetatable(L, -2);
   return h;
 }
@@ -90,9 +94,78 @@ void ipc_handle_open(Handle *h) {
   S->handles = h;
 }
 
+/* What was read ahead in asking is nothing the kernel tells others of. */
+int ipc_handle_hits(Handle *h, int wants, bool ask_kernel) {
+  int hits = 0;
+  if (!ipc_handle_usable(h))
+    return wants;
+  for (int want = IPC_READ; want <= IPC_ENDED; want <<= 1) {
+    if (!(wants & want) || h->ops->ready(h, want, ask_kernel) == EAGAIN)
+      continue;
+    hits |= want;
+    if (ask_kernel)
+      ipc_handle_asked(ipc_handle_part(h, want));
+  }
+  return hits;
+}
+
+/* -------------------------------------------------------------- observers */
+
+void ipc_handle_observe(Handle *h, Observer *o) {
+  o->next = h->observers;
+  o->link = &h->observers;
+  if (o->next)
+    o->next->link = &o->next;
+  h->observers = o;
+}
+
+void ipc_observer_leave(Observer *o) {
+  if (!o->link)
+    return;
+  *o->link = o->next;
+  if (o->next)
+    o->next->link = o->link;
+  o->link = NULL;
+}
+
+/* The list may be another after each call of Lua. */
+static Observer *handle_stirred(const Handle *h) {
+  Observer *o = h->observers;
+  while (o && !o->stirred)
+    o = o->next;
+  return o;
+}
+
+void ipc_handle_asked(Handle *h) {
+  for (Observer *o = h->observers; o; o = o->next) {
+    o->tell(o, false);
+    o->stirred = o->by->queue || o->by->observers;
+  }
+}
+
+void ipc_handle_changed(lua_State *L, Handle *h) {
+  ipc_handle_asked(h);
+  luaL_checkstack(L, 1, "pollers too deep");
+  for (Observer *o; (o = handle_stirred(h));) {
+    Handle *by = o->by;
+    o->stirred = false;
+    if (!ipc_handle_push(L, by))
+      continue;
+    ipc_wake_next(L, by, IPC_READ);
+    if (by->observers)
+      ipc_handle_changed(L, by);
+    lua_pop(L, 1);
+  }
+}
+
 void ipc_handle_release(Handle *h, How how) {
   if (!h->open)
     return;
+  while (h->observers) {
+    Observer *o = h->observers;
+    ipc_observer_leave(o);
+    o->tell(o, true);
+  }
   h->open = false;
   *h->link = h->next;
   if (h->next)
@@ -114,6 +187,8 @@ bool ipc_handle_begin_close(lua_State *L, Handle *h) {
   h->closing = true;
   for (int want = IPC_READ; want <= IPC_WRITE; want <<= 1)
     ipc_wake(L, ipc_handle_part(h, want));
+  if (h->observers)
+    ipc_handle_changed(L, h);
   return true;
 }
 
@@ -124,6 +199,8 @@ void ipc_handle_close(lua_State *L, Handle *h) {
     return;
   h->closing = true;
   ipc_wake(L, h);
+  if (h->observers)
+    ipc_handle_changed(L, h);
   h->leaving = h->queue != NULL;
   if (!h->leaving)
     ipc_handle_release(h, IPC_CLOSE);
@@ -162,6 +239,15 @@ Handle *ipc_handle_at(lua_State *L, int index) {
   bool ours = lua_rawgetp(L, -1, &handle_key) != LUA_TNIL;
   lua_pop(L, 2);
   return ours ? h : NULL;
+}
+
+bool ipc_handle_push(lua_State *L, const Handle *h) {
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &alive_key);
+  bool there = lua_rawgetp(L, -1, h) != LUA_TNIL;
+  lua_remove(L, -2);
+  if (!there)
+    lua_pop(L, 1);
+  return there;
 }
 
 static int handle_moved(lua_State *L, const Handle *h) {
@@ -210,9 +296,10 @@ int ipc_handle_refuse(lua_State *L, const Handle *h, const char *call) {
 /* -------------------------------------------------- methods every one has */
 
 int ipc_handle_interest(const Handle *h) {
-  if (!h->channel)
+  const Chan *c = (const Chan *)h;
+  if (!h->channel || (!c->reader && !c->writer))
     return h->ops->interest ? h->ops->interest : IPC_ENDED;
-  return ((const Chan *)h)->reader ? IPC_READ : IPC_WRITE;
+  return c->reader ? IPC_READ : IPC_WRITE;
 }
 
 Handle *ipc_handle_part(Handle *h, int want) {
@@ -238,11 +325,10 @@ static int handle_pollfd(lua_State *L) {
   int want = ipc_handle_interest(h);
   Handle *part = ipc_handle_part(h, want);
   part->exposed = true;
-  part->waited = true; /* the foreign loop may be the scheduler's */
+  part->waited = true; /* by a scheduler, perhaps: of an object in Lua */
   int fd = ipc_handle_watch(part, want);
   if (fd < 0)
     return luaL_pushfail(L), 1;
-  part->waited = true; /* by a scheduler, perhaps: of an object in Lua */
   lua_pushinteger(L, fd);
   return 1;
 }

@@ -35,6 +35,7 @@ Nanos ipc_seconds(lua_Number seconds);
 typedef struct State State;
 typedef struct Handle Handle;
 typedef struct Waiter Waiter;
+typedef struct Observer Observer;
 
 /* What a wait is for. */
 enum { IPC_READ = 1, IPC_WRITE = 2, IPC_ENDED = 4 };
@@ -99,6 +100,7 @@ typedef struct HandleOps {
   int (*give)(Handle *h, Given *g);
 
   int interest; /* of what is no channel: what a bare one is polled for */
+  int values;   /* of a channel: user values beside those of all */
   bool events;  /* its descriptors become readable, whatever `want` is */
 } HandleOps;
 
@@ -108,6 +110,7 @@ struct Handle {
   Handle *next;        /* among the state's open handles */
   Handle **link;       /* what points here; NULL while closed */
   Waiter *queue;       /* tasks waiting on it, first come first served */
+  Observer *observers; /* pollers that it is in */
   unsigned generation; /* of the process that may use it: ipc_generation */
   int moved;           /* the process it moved to, or 0 */
   uint32_t nap;        /* us after which a wait looks again, because nothing
@@ -125,6 +128,19 @@ struct Handle {
   bool exposed; /* pollfd told its descriptor to who does not arm it */
 };
 
+/* Hears of a handle what its descriptors do not tell. */
+struct Observer {
+  Observer *next;
+  Observer **link; /* NULL: it observes nothing */
+
+  /* A call has changed what the handle is ready for, perhaps; or it is `going`,
+   * its descriptors still open: then the observer has left already. */
+  void (*tell)(Observer *o, bool going);
+
+  Handle *by;   /* what may be ready by that, in turn */
+  bool stirred; /* the tasks that wait on that are still to be told */
+};
+
 /* Counts the forks between the first process and this one. */
 extern unsigned ipc_generation;
 
@@ -132,6 +148,17 @@ extern unsigned ipc_generation;
  * `values` user values. Raises on lack of memory only. */
 void *ipc_handle_new(lua_State *L, size_t size, const HandleOps *ops,
                      int values);
+
+void ipc_handle_observe(Handle *h, Observer *o);
+void ipc_observer_leave(Observer *o);
+
+/* h was asked what it is ready for, and has read ahead perhaps: tells its
+ * observers, without Lua. */
+void ipc_handle_asked(Handle *h);
+
+/* After a call on h: tells its observers, then the tasks that wait on them. May
+ * run Lua. Only where h->observers. */
+void ipc_handle_changed(lua_State *L, Handle *h);
 
 /* Commits a handle that has acquired what it stands for. */
 void ipc_handle_open(Handle *h);
@@ -162,6 +189,10 @@ Handle *ipc_handle_closable(lua_State *L);
 /* The handle at `index`, or NULL if that is no handle of ours. */
 Handle *ipc_handle_at(lua_State *L, int index);
 
+/* Pushes the userdata of an open handle; false (and nothing) if it is being
+ * collected. */
+bool ipc_handle_push(lua_State *L, const Handle *h);
+
 /* Whether calls may go on: open, and of this process. */
 #define ipc_handle_usable(h)                                                   \
   ((h)->open && !(h)->closing && (h)->generation == ipc_generation)
@@ -173,6 +204,10 @@ void ipc_handle_moved(lua_State *L, int index, int pid);
 /* What to poll for `want`, started: see HandleOps.arm. -1 and h->nap set where
  * there is nothing to poll. */
 int ipc_handle_watch(Handle *h, int want);
+
+/* Which of the `wants` need not be waited for, all if h is closed; asking the
+ * kernel tells its observers, without Lua. */
+int ipc_handle_hits(Handle *h, int wants, bool ask_kernel);
 
 /* What poll(2) is asked of h's descriptor for `want`: POLLIN or POLLOUT. */
 short ipc_handle_events(const Handle *h, int want);
@@ -219,6 +254,9 @@ struct State {
   State *next;        /* among the process's states, for its end */
   pthread_t thread;   /* that opened it */
   bool scheduled;     /* a scheduler is registered */
+  uint64_t typed;     /* rooms whose types are there, a bit each */
+  unsigned typing; /* the one, from 1, whose are being made; or that failed */
+  unsigned registers; /* how often one was, or was taken away */
   lua_Hook hook;      /* what the main coroutine had when it last ran a call */
 };
 
@@ -247,6 +285,9 @@ int ipc_fail_limit(lua_State *L, const char *type, const char *call, int err,
 
 /* Pushes how to raise the limit of this name. */
 void ipc_limit_raise(lua_State *L, const char *name);
+
+/* Pushes an error object of the message and errno at these indices. */
+void ipc_error_push(lua_State *L, int message, int number);
 
 /* Turns the nil, message, errno on top into an error object and raises it. */
 int ipc_raise(lua_State *L);
@@ -283,6 +324,8 @@ int ipc_option_choice(lua_State *L, int index, const char *name,
 
 /* A signal's name without SIG, or its number; `otherwise` when absent. */
 int ipc_check_signal(lua_State *L, int index, int otherwise);
+/* What the value at `index` names, or -1. */
+int ipc_signal_number(lua_State *L, int index);
 /* The name without SIG, or NULL. */
 const char *ipc_signal_name(int number);
 
@@ -307,6 +350,10 @@ typedef struct Op {
 /* Runs the op on the handle in slot 1: until it is done, waits in the kernel,
  * or yields when the running coroutine is a task of the scheduler. */
 int ipc_run(lua_State *L, const Op *op);
+
+/* The same after an attempt that found nothing to do, on a handle whose
+ * descriptor tells all: it begins by waiting. */
+int ipc_run_tried(lua_State *L, const Op *op);
 
 /* Checks a timeout argument: nil, or a number that becomes a float. */
 void ipc_check_timeout(lua_State *L, int index);
@@ -373,6 +420,13 @@ void ipc_spin_failed(Spin *spin);
 
 void ipc_wait_open(lua_State *L);
 void ipc_task_open(lua_State *L);
+
+/* Pushes a new set of descriptors for the loop in Lua; or nil, message, errno.
+ */
+int ipc_reactor_new(lua_State *L);
+
+/* Pushes the table of what the loop in Lua stands on. */
+void ipc_task_push(lua_State *L);
 
 /* -------------------------------------------------------------- channels */
 
@@ -482,6 +536,7 @@ struct Chan {
   int ended;       /* errno that receiving ends with, once found; 0 */
   int failed;      /* the same for sending */
   size_t batch;    /* messages that recvmany would take; else 0 */
+  int peer;        /* the process at the other end, if it is our child; 0 */
   const char *why; /* of an error that the system has no words for; or NULL */
   int held;        /* an error that recvmany found after its last message; 0 */
   size_t held_size;
@@ -598,6 +653,7 @@ typedef struct Room {
   const char *name;           /* its file, spec and example */
   const char *const *schemes; /* of addresses; NULL at the end; may be NULL */
   const luaL_Reg *functions;  /* flat names: ipc.pipe */
+  const luaL_Reg *inner;      /* for our own Lua: core.pipe.NAME; may be NULL */
   const Kind *kinds;          /* a nameless one at the end; may be NULL */
   bool (*has)(const Kind *k); /* whether this system has it; NULL: it does */
   const Limit *limits;        /* a nameless one at the end; may be NULL */
@@ -613,7 +669,11 @@ typedef struct Room {
    * what they really are; g->count becomes how many it took. Else an errno. */
   int (*take)(lua_State *L, Given *g);
   void (*setup)(lua_State *L); /* metatables */
+  void (*types)(lua_State *L); /* those of handles, made before the first */
 } Room;
+
+/* Makes the metatable of such handles, and whatever else their room has. */
+void ipc_room_types(lua_State *L, const HandleOps *ops);
 
 /* The room of a name; there must be one. */
 const Room *ipc_room(const char *name);

@@ -651,4 +651,4 @@ const Room ipc_room_journal = {.name = "journal",
                                .schemes = journal_schemes,
                                .functions = journal_functions,
                                .open = journal_open,
-                               .setup = journal_setup};
+                               .types = journal_setup};

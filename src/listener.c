@@ -319,4 +319,4 @@ const Room ipc_room_listener = {.name = "listener",
                                 .schemes = listener_schemes,
                                 .listen = listener_listen,
                                 .take = listener_taken,
-                                .setup = listener_setup};
+                                .types = listener_setup};

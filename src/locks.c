@@ -110,4 +110,4 @@ static const luaL_Reg locks_functions[] = {{"mutex", locks_mutex},
 const Room ipc_room_locks = {.name = "locks",
                              .functions = locks_functions,
                              .take = ipc_lock_take,
-                             .setup = ipc_lock_setup};
+                             .types = ipc_lock_setup};

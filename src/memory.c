@@ -394,6 +394,7 @@ static const luaL_Reg memory_methods[] = {{"flush", memory_flush},
 
 static void memory_setup(lua_State *L) {
   ipc_filelock_open(L);
+  ipc_words_open(L);
   ipc_handle_type(L, &ipc_memories_handle, memory_methods);
   ipc_view_methods(L, offsetof(Memory, all));
   lua_pop(L, 1);
@@ -405,4 +406,4 @@ static const luaL_Reg memory_functions[] = {{"memory", ipc_memories_open},
 const Room ipc_room_memory = {.name = "memory",
                               .functions = memory_functions,
                               .take = ipc_memories_take,
-                              .setup = memory_setup};
+                              .types = memory_setup};

@@ -94,4 +94,4 @@ const Room ipc_room_mmap = {.name = "mmap",
                             .pair = mmap_pair,
                             .open = mmap_open,
                             .take = mmap_take,
-                            .setup = mmap_setup};
+                            .types = mmap_setup};

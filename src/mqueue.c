@@ -651,4 +651,4 @@ const Room ipc_room_mqueue = {.name = "mqueue",
                               .limits = mqueue_limits,
                               .pair = mqueue_pair,
                               .open = mqueue_open,
-                              .setup = mqueue_setup};
+                              .types = mqueue_setup};

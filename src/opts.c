@@ -207,14 +207,15 @@ static void option_check_common(lua_State *L, int index) {
 static const struct {
   const char *name;
   int number;
-} signals[] = {
-    {"TERM", SIGTERM},  {"KILL", SIGKILL}, {"INT", SIGINT},   {"HUP", SIGHUP},
-    {"QUIT", SIGQUIT},  {"USR1", SIGUSR1}, {"USR2", SIGUSR2}, {"STOP", SIGSTOP},
-    {"CONT", SIGCONT},  {"TSTP", SIGTSTP}, {"ALRM", SIGALRM}, {"PIPE", SIGPIPE},
-    {"CHLD", SIGCHLD},  {"ABRT", SIGABRT}, {"SEGV", SIGSEGV}, {"BUS", SIGBUS},
-    {"FPE", SIGFPE},    {"ILL", SIGILL},   {"TRAP", SIGTRAP}, {"XCPU", SIGXCPU},
-    {"XFSZ", SIGXFSZ},  {"SYS", SIGSYS},   {"TTIN", SIGTTIN}, {"TTOU", SIGTTOU},
-    {"WINCH", SIGWINCH}};
+} signals[] = {{"TERM", SIGTERM},   {"KILL", SIGKILL},     {"INT", SIGINT},
+               {"HUP", SIGHUP},     {"QUIT", SIGQUIT},     {"USR1", SIGUSR1},
+               {"USR2", SIGUSR2},   {"STOP", SIGSTOP},     {"CONT", SIGCONT},
+               {"TSTP", SIGTSTP},   {"ALRM", SIGALRM},     {"PIPE", SIGPIPE},
+               {"CHLD", SIGCHLD},   {"ABRT", SIGABRT},     {"SEGV", SIGSEGV},
+               {"BUS", SIGBUS},     {"FPE", SIGFPE},       {"ILL", SIGILL},
+               {"TRAP", SIGTRAP},   {"XCPU", SIGXCPU},     {"XFSZ", SIGXFSZ},
+               {"SYS", SIGSYS},     {"TTIN", SIGTTIN},     {"TTOU", SIGTTOU},
+               {"WINCH", SIGWINCH}, {"VTALRM", SIGVTALRM}, {"URG", SIGURG}};
 
 const char *ipc_signal_name(int number) {
   for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
@@ -223,18 +224,24 @@ const char *ipc_signal_name(int number) {
   return NULL;
 }
 
-int ipc_check_signal(lua_State *L, int index, int otherwise) {
-  if (lua_isnoneornil(L, index))
-    return otherwise;
+int ipc_signal_number(lua_State *L, int index) {
   if (lua_isinteger(L, index)) {
     lua_Integer n = lua_tointeger(L, index);
-    luaL_argcheck(L, n >= 0 && n < 128, index, "not a signal's number");
-    return (int)n;
+    return n >= 0 && n < 128 ? (int)n : -1;
   }
   const char *name =
       lua_type(L, index) == LUA_TSTRING ? lua_tostring(L, index) : "";
   for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
     if (strcmp(signals[i].name, name) == 0)
       return signals[i].number;
+  return -1;
+}
+
+int ipc_check_signal(lua_State *L, int index, int otherwise) {
+  if (lua_isnoneornil(L, index))
+    return otherwise;
+  int number = ipc_signal_number(L, index);
+  if (number >= 0)
+    return number;
   return luaL_argerror(L, index, "a signal expected: \"TERM\", \"KILL\", 15");
 }

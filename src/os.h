@@ -100,6 +100,14 @@ int ipc_os_process(pid_t pid);
 /* Sends a signal to our child; `fd` is its descriptor or -1. */
 int ipc_os_kill(pid_t pid, int fd, int signal);
 
+/* The same to the process group that it leads. `reaped`: its number may be
+ * another's by now; ENOTSUP: then nothing but that names the group. */
+int ipc_os_kill_group(pid_t pid, int fd, int signal, bool reaped);
+
+/* The wait status of a child that somebody else has reaped, by its descriptor:
+ * 0; EAGAIN: is about to; or an errno. */
+int ipc_os_past(int fd, int *status);
+
 /* Large blocks will be taken and given back often: the allocator should not
  * return each to the system, to be faulted in again. Once is enough. */
 void ipc_os_expect_large(void);
@@ -207,12 +215,26 @@ void ipc_os_sync_forget(int fd);
 int ipc_os_write_masked(int fd, const struct iovec *iov, int count,
                         size_t *put);
 
-/* Whether our child has ended: 0 and its wait status, EAGAIN if not, ECHILD if
- * the system has reaped it already. */
-int ipc_os_reap(pid_t pid, int *status);
+/* All of it to a file. Beyond the process's own limit that is EFBIG, without
+ * the signal; `size` bytes may be there in part then. */
+int ipc_os_write_file(int fd, const char *bytes, size_t size);
 
-/* For a child nobody will wait for: reaped later, by the next ipc_os_sweep. */
-void ipc_os_orphan(pid_t pid);
+/* What a child and those it waited for have used. */
+typedef struct OsUsage {
+  double user, system; /* seconds */
+  uint64_t memory;     /* bytes, resident at most */
+} OsUsage;
+
+/* Whether our child has ended: 0, its wait status and usage, EAGAIN if not,
+ * ECHILD if the system has reaped it already. */
+int ipc_os_reap(pid_t pid, int *status, OsUsage *usage);
+
+/* The same, and it can still be reaped; without a word about how. */
+int ipc_os_ended(pid_t pid);
+
+/* For a child nobody will wait for: reaped later, by the next ipc_os_sweep.
+ * `life` is closed then (-1: there is none). */
+void ipc_os_orphan(pid_t pid, int life);
 void ipc_os_sweep(void);
 
 /* In a child: its ends of what its parent reads (-1: none), open as long as it
@@ -265,6 +287,75 @@ int ipc_os_mqueue_remove(const char *name);
 /* This signal once, when a message comes to the empty queue; 0: none any more.
  */
 int ipc_os_mqueue_notify(int fd, int signal);
+
+/* --- os_poller.c: many descriptors, of which some are ready --- */
+
+typedef struct OsSet OsSet;
+
+typedef struct OsReady {
+  int fd;
+  short events; /* of poll(2) */
+} OsReady;
+
+int ipc_os_set_open(OsSet **s);
+
+/* In a forked child, too: what is the parent's stays as it is. */
+void ipc_os_set_close(OsSet *s);
+
+/* What is readable while some are ready; -1: this system has no such thing
+ * (IPC_WITHOUT=epoll). */
+int ipc_os_set_descriptor(const OsSet *s);
+
+/* What poll(2) events a descriptor is waited for from now on, until told again;
+ * 0: none. `fresh`: it was not, before. EPERM: a file that is always ready.
+ * EBADF, ENOSPC, ENOMEM, ELOOP. */
+int ipc_os_set_change(OsSet *s, int fd, short events, bool fresh);
+
+/* At most `most` that are ready, another part of them each time; waits up to
+ * `timeout` ns (INT64_MAX: for ever) for the first. 0, EINTR, ENOMEM. */
+int ipc_os_set_wait(OsSet *s, OsReady *ready, size_t most, int64_t timeout,
+                    size_t *count);
+
+/* What to poll to learn that some are; how many there are, perhaps more than
+ * `room`. */
+size_t ipc_os_set_polls(const OsSet *s, struct pollfd *list, size_t room);
+
+/* --- os_signal.c: signals of this process --- */
+
+typedef struct OsSignals OsSignals;
+
+/* One more who is told of these signals (0 at the end). EINVAL: one that cannot
+ * be caught. Others may take them, too. */
+int ipc_os_signals_open(OsSignals **made, const int signals[]);
+
+/* Who is the last for a signal gives it the action it had before, unless
+ * somebody has set another since. */
+void ipc_os_signals_close(OsSignals *s);
+
+/* Readable while there is one. */
+int ipc_os_signals_descriptor(const OsSignals *s);
+
+/* The next, in the order they came as far as the system tells; 0: none. */
+int ipc_os_signals_next(OsSignals *s);
+bool ipc_os_signals_some(const OsSignals *s);
+
+/* From now on it is told of a signal only if nobody else is, and of one: from
+ * then on each that it takes, and nobody else, does what it does by default. */
+void ipc_os_signals_once(OsSignals *s);
+
+/* Ends this process as the signal does by default. */
+void ipc_os_signals_die(int signal);
+
+/* Whether it will be ignored by a program that we start: now, or if we have it,
+ * before. */
+bool ipc_os_signals_ignored(int signal);
+
+/* In a child of fork(2), by ipc_os_start's handler. */
+void ipc_os_signals_in_child(void);
+
+/* A clock that makes a descriptor readable: first in `after` ns (0:
+ * never), then each `every` (0: once). ENOTSUP (IPC_WITHOUT=timerfd). */
+int ipc_os_timer(int64_t after, int64_t every, int *fd);
 
 /* --- memory that processes share: os_memory.c, and os_linux.c or os_posix.c
  * for what only one of them has --- */
@@ -407,6 +498,132 @@ void ipc_os_fork_keep(int fd, bool keep);
 
 /* In the child: does so. Those that were kept are listed still. */
 void ipc_os_fork_done(void);
+
+/* --- os_spawn.c: starting programs --- */
+
+enum {
+  OS_KEPT = 4,     /* descriptors that go along, beside the standard ones */
+  OS_INHERIT = -3, /* stream[].fd: ours, or /dev/null if that is closed */
+  OS_STDOUT = -2,  /* what stream[1] is */
+  OS_FILE = -1     /* its path */
+};
+
+/* What becomes of descriptor 0, 1 or 2. */
+typedef struct OsStream {
+  int fd;           /* this one, or one of the above */
+  const char *path; /* of a file, opened there with these flags */
+  int flags;
+  bool blocking; /* fd is ours and does not block: that one will */
+} OsStream;
+
+typedef struct OsResource {
+  const char *name;    /* of ipc_os_resource; for messages */
+  int resource;        /* RLIMIT_... */
+  uint64_t soft, hard; /* UINT64_MAX: no limit */
+} OsResource;
+
+typedef enum OsGroup { OS_GROUP_OWN, OS_GROUP_OURS, OS_GROUP_SESSION } OsGroup;
+
+typedef struct OsSpawn {
+  const char *const *paths; /* to try in this order; NULL at the end */
+  char *const *argv, *const *envp;
+  const char *cwd; /* or NULL */
+  OsStream stream[3];
+  int keep[OS_KEPT]; /* become 3, 4, ...; -1: there is none */
+  int drop;          /* of no use there; -1 */
+  const OsResource *limits;
+  size_t limit_count;
+  int nice;
+  OsGroup group;
+  bool lua; /* one of us: it can follow by itself */
+} OsSpawn;
+
+/* What could not be done. */
+typedef enum OsStep {
+  OS_STEP_START,
+  OS_STEP_STREAM, /* number: which */
+  OS_STEP_GROUP,
+  OS_STEP_FOLLOW,
+  OS_STEP_KEEP,
+  OS_STEP_DIRECTORY,
+  OS_STEP_LIMIT, /* number: which */
+  OS_STEP_NICE,
+  OS_STEP_PROGRAM
+} OsStep;
+
+typedef struct OsBorn {
+  pid_t pid;
+  int ended; /* as of ipc_os_process */
+  int life;  /* to be open while it runs, and closed by our end; -1 */
+  OsStep step;
+  int number;
+} OsBorn;
+
+/* Starts a program: 0 once it runs; else an errno, b->step, and nothing is
+ * left. What it costs does not grow with this process, where the system can
+ * (IPC_WITHOUT=vfork: it cannot). */
+int ipc_os_spawn(const OsSpawn *s, OsBorn *b);
+
+/* The number of a resource ("nofile"); -1: not here. */
+int ipc_os_resource(const char *name);
+
+/* This process's environment; NULL at the end. */
+char **ipc_os_environment(void);
+
+/* In a child of ours, a Lua: adopts the descriptors from `from` on that
+ * ipc_os_spawn added to those it was asked to keep, and follows its parent. */
+int ipc_os_adopt(int from);
+
+/* In a child that shares its parent's process group, after the interpreter has
+ * begun (lua(1) handles it): SIGINT is for the parent to act on, with which the
+ * child ends. What it starts does not ignore it. */
+void ipc_os_leave_interrupt(void);
+
+/* --- os_child.c: what systems do differently there --- */
+
+/* Whether ipc_os_share is to be used. */
+bool ipc_os_shares(void);
+
+/* Runs run(argument) in a child that shares our memory while we wait, until it
+ * executes a program or ends; no signal comes meanwhile. ENOTSUP: not here. */
+int ipc_os_share(int (*run)(void *), void *argument, pid_t *pid, int *ended);
+
+/* How a child learns of our end. */
+typedef struct OsLife {
+  int writer; /* open as long as this process runs; -1: nothing can be done */
+  int reader; /* the child's end; -1: it opens writer's */
+  bool kept;  /* the child must be given reader, and watch it */
+} OsLife;
+
+/* In a child of fork(2): its parent's pipe is not its own. */
+void ipc_os_life_forget(void);
+
+/* Makes what all children share, before what one needs: it takes two
+ * descriptors for a moment, and one for good. */
+void ipc_os_life_prepare(void);
+
+/* Before the start; `lua`: the child is one of ours, and can watch. */
+int ipc_os_life(bool lua, OsLife *l);
+
+/* In the child, where nothing but system calls may be used: l kills `group`
+ * (below 0) or process from now on. Its descriptor is `least` at least. */
+int ipc_os_follow(const OsLife *l, pid_t whom, int least, int *fd);
+
+/* There: KILL when `parent` ends, where the system can. */
+void ipc_os_die_with(pid_t parent, bool main);
+
+/* Whether this thread is the process's first. */
+bool ipc_os_main_thread(void);
+
+/* There: all from `from` on are close-on-exec. */
+void ipc_os_close_on_exec(int from);
+
+/* There: opens a pipe again, blocking, close-on-exec; -1. */
+int ipc_os_open_blocking(int fd);
+
+/* There: no signal is blocked, and those of the C library do what they do by
+ * default. */
+void ipc_os_unblock(void);
 
 /* Held around the list of states. */
 void ipc_os_lock(void);

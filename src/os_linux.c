@@ -20,6 +20,7 @@
 #include <sys/msg.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/timerfd.h>
 #include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
@@ -301,6 +302,24 @@ void ipc_os_event_clear(int fd) {
   uint64_t count;
   while (read(fd, &count, sizeof count) < 0 && errno == EINTR)
     ;
+}
+
+int ipc_os_timer(int64_t after, int64_t every, int *fd) {
+  struct itimerspec t = {
+      {(time_t)(every / 1000000000), (long)(every % 1000000000)},
+      {(time_t)(after / 1000000000), (long)(after % 1000000000)}};
+  *fd = -1;
+  if (ipc_os_without("timerfd"))
+    return ENOTSUP;
+  *fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+  if (*fd < 0)
+    return errno == ENOSYS ? ENOTSUP : errno;
+  if (timerfd_settime(*fd, 0, &t, NULL) == 0)
+    return 0;
+  int err = errno;
+  close(*fd);
+  *fd = -1;
+  return err;
 }
 
 int ipc_os_reopen(int fd, int flags, int *again) {

@@ -262,6 +262,12 @@ void ipc_os_event_clear(int fd) {
     errno = 0;
 }
 
+int ipc_os_timer(int64_t after, int64_t every, int *fd) {
+  (void)after, (void)every;
+  *fd = -1;
+  return ENOTSUP;
+}
+
 /* Opening /dev/fd/N is dup(2) on these systems. */
 int ipc_os_reopen(int fd, int flags, int *again) {
   (void)fd, (void)flags;

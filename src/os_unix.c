@@ -164,6 +164,30 @@ int ipc_os_write_masked(int fd, const struct iovec *iov, int count,
   return err;
 }
 
+int ipc_os_write_file(int fd, const char *bytes, size_t size) {
+  sigset_t only, before, pending;
+  sigemptyset(&only);
+  sigaddset(&only, SIGXFSZ);
+  sigpending(&pending);
+  bool was = sigismember(&pending, SIGXFSZ) == 1;
+  int err = pthread_sigmask(SIG_BLOCK, &only, &before);
+  if (err)
+    return err;
+  for (size_t at = 0; !err && at < size;) {
+    ssize_t n = write(fd, bytes + at, size - at);
+    if (n < 0 && errno != EINTR)
+      err = errno;
+    at += n > 0 ? (size_t)n : 0;
+  }
+  sigpending(&pending);
+  if (err == EFBIG && !was && sigismember(&pending, SIGXFSZ) == 1) {
+    int taken;
+    sigwait(&only, &taken);
+  }
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  return err;
+}
+
 static int unix_polled(int fd, short events) {
   struct pollfd p = {fd, events, 0};
   int n = poll(&p, 1, 0);
@@ -314,33 +338,35 @@ static pthread_mutex_t unix_mutex = PTHREAD_MUTEX_INITIALIZER;
 void ipc_os_lock(void) { pthread_mutex_lock(&unix_mutex); }
 void ipc_os_unlock(void) { pthread_mutex_unlock(&unix_mutex); }
 
-int ipc_os_reap(pid_t pid, int *status) {
-  pid_t got;
-  do
-    got = waitpid(pid, status, WNOHANG);
-  while (got < 0 && errno == EINTR);
-  if (got == pid)
-    return 0;
-  return got == 0 ? EAGAIN : errno;
-}
-
 /* Children whose handle was dropped while they ran. */
 typedef struct Orphan {
   struct Orphan *next;
   pid_t pid;
+  int life; /* closed when it has ended; -1 */
 } Orphan;
+
+static void orphan_let_go(int life) {
+  if (life < 0)
+    return;
+  ipc_os_fork_forget(life);
+  close(life);
+}
 
 static Orphan *orphans;
 static atomic_bool orphaned; /* there are some */
 
-void ipc_os_orphan(pid_t pid) {
+void ipc_os_orphan(pid_t pid, int life) {
   int status;
-  if (ipc_os_reap(pid, &status) != EAGAIN)
+  OsUsage usage;
+  if (ipc_os_reap(pid, &status, &usage) != EAGAIN) {
+    orphan_let_go(life);
     return;
+  }
   Orphan *o = malloc(sizeof *o);
   if (!o)
     return; /* init reaps it when this process ends */
   o->pid = pid;
+  o->life = life;
   ipc_os_lock();
   o->next = orphans;
   orphans = o;
@@ -351,18 +377,26 @@ void ipc_os_orphan(pid_t pid) {
 void ipc_os_sweep(void) {
   if (!atomic_load_explicit(&orphaned, memory_order_relaxed))
     return;
+  Orphan *ended = NULL;
   ipc_os_lock();
   for (Orphan **at = &orphans, *o; (o = *at);) {
     int status;
-    if (ipc_os_reap(o->pid, &status) == EAGAIN) {
+    OsUsage usage;
+    if (ipc_os_reap(o->pid, &status, &usage) == EAGAIN) {
       at = &o->next;
     } else {
       *at = o->next;
-      free(o);
+      o->next = ended;
+      ended = o;
     }
   }
   atomic_store_explicit(&orphaned, orphans != NULL, memory_order_relaxed);
   ipc_os_unlock();
+  for (Orphan *o; (o = ended);) { /* which takes the lock */
+    ended = o->next;
+    orphan_let_go(o->life);
+    free(o);
+  }
 }
 
 static int unix_held[2] = {-1, -1};
@@ -392,8 +426,10 @@ static void unix_in_child(void) {
     orphans = o->next;
     free(o);
   }
+  ipc_os_life_forget();
   ipc_os_fork_done();
   unix_calls.in_child();
+  ipc_os_signals_in_child(); /* may end it */
 }
 
 /* Handlers at fork and exit outlive the Lua state, so the code must too. */

@@ -184,7 +184,10 @@ void ipc_passing_gone(lua_State *L, Chan *c, int index) {
   long pid = -1, uid, gid;
   int fd = c->h.ops->descriptor(&c->h, IPC_WRITE);
   /* Our own: a pair, whose other end is wherever it went. */
-  if (ipc_os_credentials(fd, &pid, &uid, &gid) || pid <= 0 || pid == getpid())
+  if (c->peer)
+    pid = c->peer;
+  else if (ipc_os_credentials(fd, &pid, &uid, &gid) || pid <= 0 ||
+           pid == getpid())
     pid = -1;
   ipc_passing_kept(L, index);
   lua_Integer n = (lua_Integer)lua_rawlen(L, index);

@@ -264,4 +264,4 @@ const Room ipc_room_pipe = {.name = "pipe",
                             .limits = pipe_limits,
                             .pair = pipe_connected,
                             .take = pipe_take,
-                            .setup = pipe_setup};
+                            .types = pipe_setup};

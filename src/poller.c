@@ -1,444 +1,382 @@
-/* Waiting for several handles at once: ipc.poll. */
+/* Pollers: sets of things to wait for that are made once and waited for many
+ * times. What is watched how is pollset.c's. */
 #include "prefix.h"
 
 #include <errno.h>
-#include <poll.h>
+#include <limits.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "ipc.h"
 #include "os.h"
+#include "poll.h"
+#include "pollers.h"
 
 /***
- * @submodule ipc
- */
+A poller waits for any of many things, and a wait costs what is ready, not what
+is in it. Made by `ipc.poller`. It can be polled itself, by `ipc.poll`, another
+poller or a foreign loop.
 
-/* Slots: 1 list, 2 timeout, 3 the Entry array, 4 what the entries are (the
- * list may change while Lua runs), 5 a task's waiter. */
-enum {
-  POLL_LIST = 1,
-  POLL_TIMEOUT,
-  POLL_ENTRIES,
-  POLL_OBJECTS,
-  POLL_TOP = POLL_OBJECTS,
-  POLL_WAITER
-};
+It keeps what is in it from being collected. A handle that is closed leaves by
+itself, and is told as ready once more; a bare descriptor must be removed before
+it is closed. In a child of `ipc.fork` it is closed.
 
-typedef struct Entry {
-  Handle *handle; /* NULL: foreign */
-  int want;       /* IPC_READ and IPC_WRITE bits, IPC_ENDED */
-  int fd;         /* foreign: what to poll */
-  Nanos due;      /* foreign: when it is ready whatever its descriptor */
-  bool ready;
-} Entry;
+@module ipc.poller
+*/
 
-static int poll_wants(lua_State *L, int i, const char *events) {
-  int want = 0;
-  for (; events && *events; events++) {
-    if (*events == 'r')
-      want |= IPC_READ;
-    else if (*events == 'w')
-      want |= IPC_WRITE;
-    else
-      want = -1;
-  }
-  if (want <= 0)
-    luaL_argerror(
-        L, POLL_LIST,
-        lua_pushfstring(L, "entry %d: \"r\", \"w\" or \"rw\" expected", i));
-  return want;
+/* ------------------------------------------------------------ system half */
+
+static int poller_descriptor(const Handle *h, int want) {
+  const Poller *p = (const Poller *)h;
+  (void)want;
+  return p->set.os ? ipc_os_set_descriptor(p->set.os) : -1;
 }
 
-/* A member of a foreign object: a value, or a method that returns one. */
-static void poll_member(lua_State *L, int object, const char *name) {
-  object = lua_absindex(L, object);
-  lua_getfield(L, object, name);
-  if (lua_isfunction(L, -1)) {
-    lua_pushvalue(L, object);
-    lua_call(L, 1, 1);
-  }
-}
-
-static bool poll_is_foreign(lua_State *L, int index) {
-  int type = lua_type(L, index);
-  if (type != LUA_TTABLE && type != LUA_TUSERDATA)
-    return false;
-  if (type == LUA_TUSERDATA && !luaL_getmetafield(L, index, "__index"))
-    return false;
-  if (type == LUA_TUSERDATA)
-    lua_pop(L, 1);
-  lua_getfield(L, index, "pollfd");
-  bool foreign = !lua_isnil(L, -1);
-  lua_pop(L, 1);
-  return foreign;
-}
-
-static void poll_direction(lua_State *L, int i, const Entry *e) {
-  const Chan *c = (const Chan *)e->handle;
-  if (e->handle->channel && (((e->want & IPC_READ) && !c->reader) ||
-                             ((e->want & IPC_WRITE) && !c->writer)))
-    luaL_argerror(L, POLL_LIST,
-                  lua_pushfstring(L, "entry %d: this end only %s", i,
-                                  c->reader ? "receives" : "sends"));
-}
-
-/* The entry on top, if it is a handle or names one: then the handle takes its
- * place. */
-static bool poll_handle(lua_State *L, int i, Entry *e) {
-  e->handle = ipc_handle_at(L, -1);
-  if (e->handle) {
-    e->want = ipc_handle_interest(e->handle);
-  } else if (lua_type(L, -1) == LUA_TTABLE) {
-    lua_rawgeti(L, -1, 1);
-    e->handle = ipc_handle_at(L, -1);
-    if (e->handle) {
-      lua_rawgeti(L, -2, 2);
-      e->want = poll_wants(L, i, lua_tostring(L, -1));
-      lua_pop(L, 1);
-      poll_direction(L, i, e);
-      lua_replace(L, -2);
-    } else {
-      lua_pop(L, 1);
-    }
-  }
-  if (e->handle && ipc_handle_interest(e->handle) == IPC_NEVER)
-    luaL_argerror(L, POLL_LIST,
-                  lua_pushfstring(L,
-                                  "entry %d: %s is not polled: its calls "
-                                  "wait",
-                                  i, e->handle->ops->type));
-  if (e->handle && e->handle->moved)
-    luaL_argerror(
-        L, POLL_LIST,
-        lua_pushfstring(L, "entry %d: moved to %d", i, e->handle->moved));
-  return e->handle != NULL;
-}
-
-/* { object, events } on top: the object takes its place. Only its own events
- * can be waited for. */
-static void poll_named(lua_State *L, int i) {
-  if (lua_type(L, -1) != LUA_TTABLE || poll_is_foreign(L, -1))
-    return;
-  lua_rawgeti(L, -1, 1);
-  if (!poll_is_foreign(L, -1)) {
-    lua_pop(L, 1);
-    return;
-  }
-  lua_rawgeti(L, -2, 2);
-  int want = poll_wants(L, i, lua_tostring(L, -1));
-  poll_member(L, -2, "events");
-  const char *events = lua_tostring(L, -1);
-  if (!events || want != poll_wants(L, i, events))
-    luaL_argerror(L, POLL_LIST,
-                  lua_pushfstring(L, "entry %d: waits for \"%s\" only", i,
-                                  events ? events : "its own time"));
-  lua_pop(L, 2);
-  lua_replace(L, -2);
-}
-
-/* What the foreign object on top wants, now. */
-static void poll_foreign(lua_State *L, int i, Entry *e) {
-  if (!poll_is_foreign(L, -1))
-    luaL_argerror(L, POLL_LIST,
-                  lua_pushfstring(L, "entry %d: a handle expected, got %s", i,
-                                  luaL_typename(L, -1)));
-  poll_member(L, -1, "pollfd");
-  e->fd = lua_isinteger(L, -1) ? (int)lua_tointeger(L, -1) : -1;
-  lua_pop(L, 1);
-  poll_member(L, -1, "events");
-  const char *events = lua_tostring(L, -1);
-  if (events && *events)
-    e->want = poll_wants(L, i, events);
-  lua_pop(L, 1);
-  poll_member(L, -1, "timeout");
-  if (lua_type(L, -1) == LUA_TNUMBER) {
-    Nanos left = ipc_seconds(lua_tonumber(L, -1));
-    e->due = left == IPC_FOREVER ? IPC_FOREVER : ipc_now() + left;
-  }
-  lua_pop(L, 1);
-}
-
-/* Entry i of the list, into *e. Raises on what cannot be polled. */
-static void poll_entry(lua_State *L, int i, Entry *e) {
-  memset(e, 0, sizeof *e);
-  e->fd = -1;
-  e->due = IPC_FOREVER;
-  lua_rawgeti(L, POLL_LIST, i);
-  bool ours = poll_handle(L, i, e);
-  if (!ours)
-    poll_named(L, i);
-  lua_pushvalue(L, -1);
-  lua_rawseti(L, POLL_OBJECTS, i);
-  if (!ours)
-    poll_foreign(L, i, e);
-  lua_pop(L, 1);
-}
-
-/* Whether a handle need not wait for one of its wants. */
-static bool poll_ready(Entry *e, bool ask_kernel) {
-  Handle *h = e->handle;
-  if (!ipc_handle_usable(h))
-    return true;
-  for (int want = IPC_READ; want <= IPC_ENDED; want <<= 1)
-    if ((e->want & want) && h->ops->ready(h, want, ask_kernel) != EAGAIN)
-      return true;
-  return false;
-}
-
-/* Marks the foreign objects whose time has come. */
-static bool poll_due(Entry *e, int count, Nanos now) {
-  bool some = false;
-  for (int i = 0; i < count; i++)
-    if (e[i].due <= now)
-      e[i].ready = some = true;
-  return some;
-}
-
-/* The list of ready entries, which is also a set. */
-static int poll_answer(lua_State *L, const Entry *e, int count) {
-  lua_newtable(L);
-  int n = 0;
-  for (int i = 0; i < count; i++) {
-    if (!e[i].ready)
-      continue;
-    lua_rawgeti(L, POLL_OBJECTS, i + 1);
-    lua_pushvalue(L, -1);
-    lua_rawseti(L, -3, ++n);
-    lua_pushboolean(L, 1);
-    lua_rawset(L, -3);
-    if (e[i].handle) { /* it read ahead in looking, perhaps */
-      Handle *part = ipc_handle_part(e[i].handle, IPC_READ);
-      if (part->queue)
-        ipc_wake_next(L, part, IPC_READ);
-    }
-  }
-  return 1;
-}
-
-/* Adds what must be polled for e to S->polls. */
-static int poll_add(State *S, const Entry *e, bool sleeps) {
-  for (int want = IPC_READ; want <= IPC_ENDED; want <<= 1) {
-    if (!(e->want & want))
-      continue;
-    if (ipc_buffer_reserve(&S->polls, sizeof(struct pollfd)))
-      return ENOMEM;
-    struct pollfd p = {e->fd, want == IPC_WRITE ? POLLOUT : POLLIN, 0};
-    if (e->handle) {
-      Handle *part = ipc_handle_part(e->handle, want);
-      p.fd = sleeps ? ipc_handle_watch(part, want)
-                    : part->ops->descriptor(part, want);
-      p.events = ipc_handle_events(part, want);
-    }
-    memcpy(S->polls.bytes + S->polls.size, &p, sizeof p);
-    S->polls.size += sizeof p;
+/* The nap is the shortest of what is in it. */
+static int poller_arm(Handle *h, int want) {
+  Nanos now = ipc_now();
+  Nanos until = ipc_pollset_arm(&((Poller *)h)->set, IPC_FOREVER);
+  (void)want;
+  if (until != IPC_FOREVER) {
+    Nanos nap = until > now ? (until - now) / 1000 + 1 : 1;
+    h->nap = nap < UINT32_MAX ? (uint32_t)nap : UINT32_MAX;
   }
   return 0;
 }
 
-/* Whether one of a handle's wants has nothing to be polled. */
-static bool poll_naps(const Entry *e) {
-  for (int want = IPC_READ; want <= IPC_ENDED; want <<= 1) {
-    const Handle *part = ipc_handle_part(e->handle, want);
-    if ((e->want & want) && ipc_handle_usable(part) &&
-        (part->nap || part->ops->arm || part->ops->descriptor(part, want) < 0))
+static int poller_ready(Handle *h, int want, bool ask_kernel) {
+  (void)want;
+  if (ask_kernel)
+    h->nap = 0;
+  return ipc_pollset_ready(&((Poller *)h)->set, ask_kernel) ? 0 : EAGAIN;
+}
+
+static void poller_close(Handle *h, How how) {
+  Poller *p = (Poller *)h;
+  (void)how;
+  for (size_t i = 0; i < (size_t)p->room; i++) {
+    if (p->members[i])
+      ipc_pollset_abandon(p->members[i]);
+    free(p->members[i]);
+  }
+  free(p->members);
+  free(p->vacant);
+  p->members = NULL;
+  p->vacant = NULL;
+  p->room = 0;
+  p->vacancies = p->foreign = 0;
+  ipc_pollset_close(&p->set);
+}
+
+static const HandleOps poller_handle = {.type = "ipc.poller",
+                                        .descriptor = poller_descriptor,
+                                        .arm = poller_arm,
+                                        .ready = poller_ready,
+                                        .close = poller_close,
+                                        .interest = IPC_READ};
+
+/* ------------------------------------------------------------ what is in it */
+
+static int poller_grow(Poller *p) {
+  size_t room = p->room ? (size_t)p->room * 2 : 16;
+  Member **members = realloc(p->members, room * sizeof *members);
+  if (!members)
+    return ENOMEM;
+  p->members = members;
+  lua_Integer *vacant = realloc(p->vacant, room * sizeof *vacant);
+  if (!vacant)
+    return ENOMEM;
+  p->vacant = vacant;
+  for (size_t i = room; i-- > (size_t)p->room;) {
+    members[i] = NULL;
+    vacant[p->vacancies++] = (lua_Integer)i + 1;
+  }
+  p->room = (lua_Integer)room;
+  return 0;
+}
+
+/* The member that the object at `index` is, or NULL. */
+static Member *poller_member(lua_State *L, const Poller *p, int index) {
+  lua_getiuservalue(L, 1, POLLER_PLACES);
+  lua_pushvalue(L, index);
+  lua_rawget(L, -2);
+  lua_Integer at = lua_tointeger(L, -1);
+  lua_pop(L, 2);
+  return at > 0 && at <= p->room ? p->members[at - 1] : NULL;
+}
+
+/* The slots of add and modify. */
+enum { ADD_OBJECT = 2, ADD_EVENTS, ADD_ONCE, ADD_TOP = ADD_ONCE };
+
+static int poller_wants(lua_State *L, int otherwise) {
+  if (lua_isnil(L, ADD_EVENTS))
+    return otherwise;
+  int want = lua_type(L, ADD_EVENTS) == LUA_TSTRING
+                 ? ipc_poll_wants(lua_tostring(L, ADD_EVENTS))
+                 : 0;
+  luaL_argcheck(L, want != 0, ADD_EVENTS, "\"r\", \"w\" or \"rw\" expected");
+  return want;
+}
+
+/* What is wanted of a handle; raises on what it has not. */
+static int poller_wants_of(lua_State *L, const Handle *h) {
+  int interest = ipc_handle_interest(h);
+  if (interest == IPC_NEVER)
+    luaL_argerror(
+        L, ADD_OBJECT,
+        lua_pushfstring(L, "%s is not polled: its calls wait", h->ops->type));
+  int want = poller_wants(L, interest);
+  const Chan *c = (const Chan *)h;
+  bool receives = h->channel ? c->reader != NULL : true;
+  bool sends = h->channel && c->writer;
+  if (((want & IPC_READ) && !receives) || ((want & IPC_WRITE) && !sends))
+    luaL_argerror(L, ADD_EVENTS,
+                  receives ? "this only receives" : "this end only sends");
+  return h->channel ? want : interest;
+}
+
+/* What the arguments say about a member: its kind, unless it is `known`, and
+ * what is wanted. */
+static void poller_describe(lua_State *L, Member *m, bool known) {
+  m->once = lua_toboolean(L, ADD_ONCE);
+  luaL_argcheck(L, lua_isnil(L, ADD_ONCE) || lua_isboolean(L, ADD_ONCE),
+                ADD_ONCE, "boolean expected");
+  if (known ? m->handle != NULL : (m->handle = ipc_handle_at(L, 2)) != NULL) {
+    if (m->handle->moved)
+      luaL_argerror(L, ADD_OBJECT,
+                    lua_pushfstring(L, "moved to %d", m->handle->moved));
+    m->want = poller_wants_of(L, m->handle);
+  } else if (lua_isinteger(L, ADD_OBJECT)) {
+    lua_Integer fd = lua_tointeger(L, ADD_OBJECT);
+    luaL_argcheck(L, fd >= 0 && fd <= INT_MAX, ADD_OBJECT, "not a descriptor");
+    m->fd = (int)fd;
+    m->want = poller_wants(L, IPC_READ);
+  } else if (ipc_poll_is_foreign(L, ADD_OBJECT)) {
+    luaL_argcheck(L, lua_isnil(L, ADD_EVENTS), ADD_EVENTS,
+                  "the object itself says what it waits for");
+    m->foreign = true;
+  } else {
+    luaL_typeerror(L, ADD_OBJECT, "handle or descriptor");
+  }
+}
+
+/* Whether `inner` has `outer` in it, however deep. */
+static bool poller_holds(const Poller *inner, const Poller *outer,
+                         unsigned depth) {
+  if (inner == outer || depth == 0)
+    return true;
+  for (lua_Integer i = 0; i < inner->room; i++) {
+    const Member *m = inner->members[i];
+    if (m && m->handle && m->handle->ops == &poller_handle &&
+        poller_holds((const Poller *)m->handle, outer, depth - 1))
       return true;
   }
   return false;
 }
 
-/* When to look again at those that nothing tells about. */
-static Nanos poll_nap(const Entry *e, int count, Nanos deadline) {
-  for (int i = 0; i < count && deadline > 0; i++)
-    for (int want = IPC_READ; e[i].handle && want <= IPC_ENDED; want <<= 1)
-      if (e[i].want & want)
-        deadline = ipc_handle_nap(ipc_handle_part(e[i].handle, want), deadline);
-  return deadline;
+static int poller_fail(lua_State *L, const char *call, int err) {
+  if (err == ENOSPC)
+    return ipc_fail_limit(L, poller_handle.type, call, err, NULL,
+                          "fs.epoll.max_user_watches");
+  return ipc_fail(L, poller_handle.type, call, err,
+                  err == EEXIST   ? "it is in there: modify() changes it"
+                  : err == ENOENT ? "it is not in there"
+                  : err == ELOOP  ? "pollers in a circle, or too deep"
+                                  : NULL);
 }
 
-/* Polls all entries; marks those the kernel calls ready and the channel
- * confirms. */
-static int poll_kernel(State *S, Entry *e, int count, Nanos deadline,
-                       bool *some) {
-  S->polls.size = 0;
-  for (int i = 0; i < count; i++)
-    if (poll_add(S, &e[i], deadline > 0))
-      return ENOMEM;
-  int err = ipc_sleep(S, S->polls.size / sizeof(struct pollfd),
-                      poll_nap(e, count, deadline));
-  if (err && err != ETIMEDOUT && err != EINTR)
-    return err;
-  const char *at = S->polls.bytes;
-  for (int i = 0; i < count; i++) {
-    bool hit = false;
-    for (int want = IPC_READ; want <= IPC_ENDED; want <<= 1) {
-      struct pollfd p;
-      if (!(e[i].want & want))
-        continue;
-      memcpy(&p, at, sizeof p);
-      at += sizeof p;
-      hit = hit || p.revents;
-    }
-    if (e[i].handle && poll_naps(&e[i]))
-      hit = true; /* nothing but asking tells */
-    e[i].ready =
-        e[i].ready || (hit && (!e[i].handle || poll_ready(&e[i], true)));
-    *some = *some || e[i].ready;
-  }
-  return err;
+/* A place that says in Lua which object has it; 0: no memory, or a finaliser
+ * closed the poller. */
+static lua_Integer poller_reserve(lua_State *L, Poller *p) {
+  if (p->vacancies == 0 && poller_grow(p))
+    return 0;
+  lua_Integer at = p->vacant[--p->vacancies];
+  lua_getiuservalue(L, 1, POLLER_OBJECTS); /* a finaliser may take them away */
+  lua_getiuservalue(L, 1, POLLER_PLACES);
+  lua_pushvalue(L, ADD_OBJECT);
+  lua_rawseti(L, -3, at);
+  lua_pushvalue(L, ADD_OBJECT);
+  lua_pushinteger(L, at);
+  lua_rawset(L, -3);
+  lua_pop(L, 2);
+  return ipc_handle_usable(&p->h) ? at : 0;
 }
 
-/* Asks again and again instead of sleeping. */
-static bool poll_retry(State *S, Entry *e, int count, Nanos until) {
-  bool some = false;
-  do {
-    int err = poll_kernel(S, e, count, 0, &some);
-    if (some) {
-      S->spin.penalty = 0;
-      return true;
-    }
-    if (err && err != ETIMEDOUT)
-      return false;
-  } while (ipc_now() < until);
-  ipc_spin_failed(&S->spin);
-  return false;
-}
-
-static int poll_again(lua_State *L, int status, lua_KContext context);
-
-/* In a task: the scheduler polls, with a waiter for each entry and want. What
- * it returns is above POLL_WAITER afterwards. */
-static void poll_suspend(lua_State *L, const Entry *e, int count,
-                         Nanos deadline) {
-  if (lua_gettop(L) == POLL_TOP)
-    ipc_waiter_open(L, NULL, IPC_READ, false);
-  for (int i = 0; i < count; i++) {
-    luaL_checkstack(L, 16, "too many handles");
-    if (!e[i].handle) /* foreign: as it is */
-      lua_rawgeti(L, POLL_OBJECTS, i + 1);
-    for (int want = IPC_READ; e[i].handle && want <= IPC_ENDED; want <<= 1) {
-      if (!(e[i].want & want))
-        continue;
-      Handle *part = ipc_handle_part(e[i].handle, want);
-      (void)ipc_handle_watch(part, want);
-      ipc_waiter_add(L, POLL_WAITER, part, want);
-    }
-  }
-  luaL_checkstack(L, 16, "too many handles");
-  ipc_suspend(L, POLL_WAITER, lua_gettop(L) - POLL_WAITER,
-              poll_nap(e, count, deadline), LUA_MULTRET, 0, poll_again);
-}
-
-/* Whether the scheduler's wait returned entry i. Only it can tell of an object
- * without a descriptor, as a condition of cqueues is. */
-static bool poll_returned(lua_State *L, int i, const Entry *e) {
-  bool found = false;
-  if (e->fd >= 0)
-    return false;
-  int top = lua_gettop(L);
-  lua_rawgeti(L, POLL_OBJECTS, i);
-  for (int at = POLL_WAITER + 1; at <= top && !found; at++)
-    found = lua_rawequal(L, at, -1);
-  lua_pop(L, 1);
-  return found;
-}
-
-/* What one look at the list found. */
-typedef struct Poll {
-  Entry *entries; /* in slot POLL_ENTRIES */
-  int count;
-  Nanos deadline; /* of the call; 0: it must not wait */
-  Nanos first;    /* that, or when a foreign object wants to be looked at */
-  bool some, all; /* are ready without asking the kernel */
-} Poll;
-
-/* Looks at the list, which may be another than before Lua ran. */
-static void poll_look(lua_State *L, Poll *p) {
-  int count = (int)lua_rawlen(L, POLL_LIST);
-  Entry *e = lua_newuserdatauv(L, (size_t)count * sizeof *e + 1, 0);
-  lua_replace(L, POLL_ENTRIES);
-  lua_createtable(L, count, 0);
-  lua_replace(L, POLL_OBJECTS);
-  *p = (Poll){e, count, 0, 0, false, true};
-  if (ipc_deadline(L, POLL_TIMEOUT, IPC_FOREVER, &p->deadline))
-    p->deadline = 0;
-  p->first = p->deadline;
-  for (int i = 0; i < count; i++) {
-    poll_entry(L, i + 1, &e[i]);
-    if (e[i].due < p->first)
-      p->first = e[i].due;
-  }
-  for (int i = 0; i < count; i++) {
-    e[i].ready =
-        e[i].handle ? poll_ready(&e[i], false) : poll_returned(L, i + 1, &e[i]);
-    p->some = p->some || e[i].ready;
-    p->all = p->all && e[i].ready;
-  }
-}
-
-static int poll_again(lua_State *L, int status, lua_KContext context) {
-  State *S = ipc_state(L);
-  lua_Hook was = lua_gethook(S->main);
-  (void)status, (void)context;
-  for (;;) {
-    Poll p;
-    Nanos until;
-    if (lua_gettop(L) >= POLL_WAITER)
-      ipc_waiter_settle(L, POLL_WAITER);
-    ipc_flush_rests(L, S);
-    poll_look(L, &p);
-    if (lua_gettop(L) > POLL_WAITER)
-      lua_settop(L, POLL_WAITER);
-    if (p.some && p.all)
-      return poll_answer(L, p.entries, p.count);
-    /* What the kernel has already: what is ready here does not hide it. */
-    int err = poll_kernel(S, p.entries, p.count, 0, &p.some);
-    Nanos now = ipc_now();
-    if (p.some || poll_due(p.entries, p.count, now))
-      return poll_answer(L, p.entries, p.count);
-    if (now >= p.deadline)
-      return ipc_fail(L, "ipc", "poll", ETIMEDOUT, NULL);
-    if (err && err != ETIMEDOUT && err != EINTR)
-      return ipc_fail(L, "ipc", "poll", err, NULL);
-    if (ipc_in_task(L, S)) {
-      poll_suspend(L, p.entries, p.count, p.first);
-      continue;
-    }
-    if (ipc_spin_start(&S->spin, now, p.first, &until) &&
-        poll_retry(S, p.entries, p.count, until))
-      return poll_answer(L, p.entries, p.count);
-    err = ipc_run_hooks(L, S, was, 0, poll_again);
-    if (!err)
-      err = poll_kernel(S, p.entries, p.count, p.first, &p.some);
-    if (p.some || poll_due(p.entries, p.count, ipc_now()))
-      return poll_answer(L, p.entries, p.count);
-    if (err == EINTR)
-      err = ipc_run_hooks(L, S, was, 0, poll_again);
-    if (err && err != ETIMEDOUT)
-      return ipc_fail(L, "ipc", "poll", err, NULL);
-  }
+/* Who sleeps on the poller looks again. */
+static void poller_changed(lua_State *L, Poller *p) {
+  if (p->h.queue)
+    ipc_wake(L, &p->h);
+  if (p->h.observers)
+    ipc_handle_changed(L, &p->h);
 }
 
 /***
-Waits until one of several handles is ready: the next `recv(0)` (or `send`) on
-it will not answer `"timeout"`. Messages that were read ahead count. Any number
-of descriptors.
-@function poll
-@tparam table list of handles (a channel: to receive, or to send if it only
-sends; a process: its channel), `{ handle, "r" | "w" | "rw" }`, or foreign
-objects with `pollfd`, `events` and `timeout` as cqueues polls them
-@tparam[opt=for ever] ?number timeout seconds
-@treturn table the ready handles in list order, and a set of them:
-`ready[ch]`; or nil, "timeout", ETIMEDOUT
-@usage local ready = assert(ipc.poll({ a, { b, "w" } }, 1))
+Adds something to wait for.
+@function poller:add
+@param object a handle (a channel, a listener, a poller, signals, ...), a
+descriptor (an integer), or a foreign object with `pollfd`, `events` and
+`timeout` as cqueues polls them, which are asked at each wait
+@tparam ?string events "r", "w" or "rw"; by default receiving, or sending of
+what only sends; none of a foreign object
+@tparam[opt=false] ?boolean once it is told once, and then not before `modify`
+@treturn boolean true; or nil, message, errno: EEXIST what is in there, EBADF
+no descriptor, ENOSPC the system's limit, ELOOP pollers in a circle
+@usage local p = assert(ipc.poller())
+assert(p:add(listener) and p:add(channel, "rw"))
 */
-static int poll_call(lua_State *L) {
-  luaL_checktype(L, POLL_LIST, LUA_TTABLE);
-  ipc_check_timeout(L, POLL_TIMEOUT);
-  lua_settop(L, POLL_TOP);
-  luaL_argcheck(L, lua_rawlen(L, POLL_LIST) <= 1 << 20, POLL_LIST,
-                "too many entries");
-  return poll_again(L, LUA_OK, 0);
+static int poller_add(lua_State *L) {
+  Poller *p = (Poller *)ipc_handle_self(L);
+  Member given = {.fd = -1, .due = IPC_FOREVER};
+  lua_settop(L, ADD_TOP);
+  poller_describe(L, &given, false);
+  if (!ipc_handle_usable(&p->h))
+    return ipc_handle_refuse(L, &p->h, "add");
+  if (given.handle && given.handle->ops == &poller_handle &&
+      poller_holds((const Poller *)given.handle, p, 4))
+    return poller_fail(L, "add", ELOOP);
+  if (poller_member(L, p, ADD_OBJECT))
+    return poller_fail(L, "add", EEXIST);
+  lua_Integer at = poller_reserve(L, p);
+  if (!ipc_handle_usable(&p->h))
+    return ipc_handle_refuse(L, &p->h, "add");
+  Member *m = at ? malloc(sizeof *m) : NULL;
+  if (!m)
+    return poller_fail(L, "add", ENOMEM);
+  *m = given;
+  m->at = at;
+  p->members[at - 1] = m;
+  p->foreign += m->foreign;
+  int err = ipc_pollset_add(&p->set, m);
+  if (err) {
+    ipc_poller_remove(L, p, m);
+    return poller_fail(L, "add", err);
+  }
+  poller_changed(L, p);
+  lua_pushboolean(L, 1);
+  return 1;
 }
 
-static const luaL_Reg poller_functions[] = {{"poll", poll_call}, {NULL, NULL}};
+/* Of modify and remove; NULL: what to answer was pushed, *n values. */
+static Member *poller_argument(lua_State *L, const char *call, int *n) {
+  Poller *p = (Poller *)ipc_handle_self(L);
+  luaL_checkany(L, ADD_OBJECT);
+  if (!ipc_handle_usable(&p->h)) {
+    *n = ipc_handle_refuse(L, &p->h, call);
+    return NULL;
+  }
+  Member *m = poller_member(L, p, ADD_OBJECT);
+  if (!m)
+    *n = poller_fail(L, call, ENOENT);
+  return m;
+}
 
-const Room ipc_room_poller = {.name = "poller", .functions = poller_functions};
+/***
+Changes what is waited for, and wakes what has been told once.
+@function poller:modify
+@param object that is in there
+@tparam ?string events as `add`
+@tparam[opt=false] ?boolean once as `add`
+@treturn boolean true; or nil, message, errno: ENOENT what is not in there
+@usage p:modify(channel, "w", true)
+*/
+static int poller_modify(lua_State *L) {
+  int n = 0;
+  lua_settop(L, ADD_TOP);
+  Member *m = poller_argument(L, "modify", &n);
+  if (!m)
+    return n;
+  if (!m->gone)
+    poller_describe(L, m, true);
+  int err = ipc_pollset_modify(m);
+  if (err)
+    return poller_fail(L, "modify", err);
+  poller_changed(L, (Poller *)lua_touserdata(L, 1));
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
+/***
+Takes something out. A descriptor must be taken out before it is closed.
+@function poller:remove
+@param object that is in there
+@treturn boolean true; or nil, message, errno: ENOENT what is not in there
+*/
+static int poller_remove_call(lua_State *L) {
+  int n = 0;
+  lua_settop(L, ADD_OBJECT);
+  Member *m = poller_argument(L, "remove", &n);
+  if (!m)
+    return n;
+  ipc_poller_remove(L, lua_touserdata(L, 1), m);
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
+/* --------------------------------------------------------------- the rest */
+
+/***
+Ends it; also what `<close>` does. What is in it stays open.
+@function poller:close
+@treturn boolean true
+*/
+static int poller_end(lua_State *L) {
+  Handle *h = ipc_handle_closable(L);
+  if (ipc_handle_begin_close(L, h))
+    ipc_handle_close(L, h);
+  for (int i = POLLER_OBJECTS; i <= POLLER_VALUES && !h->open; i++) {
+    lua_pushnil(L);
+    lua_setiuservalue(L, 1, i);
+  }
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
+/* How much is in it. */
+static int poller_length(lua_State *L) {
+  const Poller *p = (const Poller *)ipc_handle_self(L);
+  lua_pushinteger(L, p->h.open ? (lua_Integer)p->set.count : 0);
+  return 1;
+}
+
+static const luaL_Reg poller_methods[] = {{"add", poller_add},
+                                          {"modify", poller_modify},
+                                          {"remove", poller_remove_call},
+                                          {"wait", ipc_poller_wait},
+                                          {"close", poller_end},
+                                          {"__close", poller_end},
+                                          {"__len", poller_length},
+                                          {NULL, NULL}};
+
+/***
+A set of things to wait for, for many waits: what is ready costs, not what is
+there.
+@function poller
+@treturn poller with `add`, `modify`, `remove`, `wait`, `close` and `#`; or nil,
+message, errno: EMFILE
+@usage local p <close> = assert(ipc.poller())
+p:add(listener)
+for _, object in ipairs(assert(p:wait())) do print(object) end
+*/
+static int poller_new(lua_State *L) {
+  Poller *p = ipc_handle_new(L, sizeof *p, &poller_handle, POLLER_VALUES);
+  for (int i = POLLER_OBJECTS; i <= POLLER_VALUES; i++) {
+    lua_newtable(L);
+    lua_setiuservalue(L, -2, i);
+  }
+  int err = ipc_pollset_open(&p->set, &p->h);
+  if (err)
+    return ipc_fail(L, "ipc", "poller", err, NULL);
+  ipc_handle_open(&p->h);
+  return 1;
+}
+
+static void poller_setup(lua_State *L) {
+  ipc_handle_type(L, &poller_handle, poller_methods);
+  lua_pop(L, 1);
+}
+
+static const luaL_Reg poller_functions[] = {
+    {"poll", ipc_poll}, {"poller", poller_new}, {NULL, NULL}};
+
+const Room ipc_room_poller = {
+    .name = "poller", .functions = poller_functions, .types = poller_setup};

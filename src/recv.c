@@ -163,8 +163,8 @@ static void recv_arguments(lua_State *L) {
 }
 
 /* Without a word to wait for: true and pushed, or false when there is more to
- * it. */
-static bool recv_direct(lua_State *L) {
+ * it. `tried`: only waiting is left, for a descriptor that tells. */
+static bool recv_direct(lua_State *L, bool *tried) {
   Chan *self = ipc_chan_receiver(L), *c = self->reader;
   Message m = {0};
   if (!ipc_chan_direct(L, self, c) || c->held || c->ops->tags)
@@ -175,6 +175,7 @@ static bool recv_direct(lua_State *L) {
     c->held = err;
     c->held_size = m.size;
   }
+  *tried = err == EAGAIN && !c->h.nap && !c->h.ops->arm && !c->h.ops->wait;
   if (err)
     return false;
   uint32_t serial = c->serial;
@@ -198,10 +199,11 @@ to 64 KiB.
 for one over the limit (it is gone, the next recv goes on)
 */
 static int chan_recv(lua_State *L) {
-  if (lua_gettop(L) == 1 && recv_direct(L))
+  bool tried = false;
+  if (lua_gettop(L) == 1 && recv_direct(L, &tried))
     return 1;
   recv_arguments(L);
-  return ipc_run(L, &recv_op);
+  return tried ? ipc_run_tried(L, &recv_op) : ipc_run(L, &recv_op);
 }
 
 /* One value out of a stream of them. 0, EAGAIN, EPIPE, EBADMSG (pushed). The

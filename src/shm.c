@@ -138,4 +138,4 @@ const Room ipc_room_shm = {.name = "shm",
                            .open = shm_open_name,
                            .place = shm_place,
                            .take = shm_take,
-                           .setup = shm_setup};
+                           .types = shm_setup};

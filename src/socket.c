@@ -396,11 +396,11 @@ static int socket_credentials(lua_State *L) {
 
 /* ----------------------------------------------------------------- tables */
 
-/* (descriptor) -> a framed channel that owns it. */
+/* (descriptor [, handles]) -> a framed channel that owns it. */
 static int socket_adopt(lua_State *L) {
-  static const Setup plain = {
-      .scheme = "unix", .type = SOCK_STREAM, .handles = SOCK_HANDLES};
+  Setup plain = {.scheme = "unix", .type = SOCK_STREAM};
   int fd = (int)luaL_checkinteger(L, 1);
+  plain.handles = (unsigned)luaL_optinteger(L, 2, SOCK_HANDLES);
   Socket *s = ipc_sock_new(L, &plain, IPC_READ | IPC_WRITE);
   s->f.rfd = s->f.wfd = fd;
   ipc_handle_open(&s->f.c.h);

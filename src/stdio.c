@@ -279,4 +279,4 @@ const Room ipc_room_stdio = {.name = "stdio",
                              .schemes = stdio_schemes,
                              .functions = stdio_functions,
                              .open = stdio_address,
-                             .setup = stdio_setup};
+                             .types = stdio_setup};

@@ -359,12 +359,34 @@ static void struct_push_type(lua_State *L, int names, const Type *t) {
   }
 }
 
+/* Sets them in the table on top, but those that are as by default. */
+static void struct_push_options(lua_State *L, const Layout *s) {
+  const uint16_t one = 1;
+  char little;
+  memcpy(&little, &one, 1);
+  if (s->swapped) {
+    lua_pushstring(L, little == 1 ? "big" : "little");
+    lua_setfield(L, -2, "endian");
+  }
+  if (s->packed == 1) {
+    lua_pushboolean(L, 1);
+    lua_setfield(L, -2, "packed");
+  } else if (s->packed != UINT32_MAX) {
+    lua_pushinteger(L, (lua_Integer)s->packed);
+    lua_setfield(L, -2, "align");
+  }
+  if (s->versioned) {
+    lua_pushboolean(L, 1);
+    lua_setfield(L, -2, "versioned");
+  }
+}
+
 /***
 What the struct is made of, in order.
 @function struct:fields
 @treturn {table,...} rows: `name`, `type` (a struct, or letters: "I4" for what
 was "I" where that has 4 bytes), `count` (of an array), `offset` and `size` in
-bytes
+bytes. The options that it was made with stand beside the rows
 @usage for _, f in ipairs(Point:fields()) do print(f.name, f.offset) end
 */
 static int struct_fields(lua_State *L) {
@@ -372,6 +394,7 @@ static int struct_fields(lua_State *L) {
   lua_settop(L, 1);
   lua_getiuservalue(L, 1, IPC_UV_NAMES);
   lua_createtable(L, (int)s->count, 0);
+  struct_push_options(L, s);
   for (uint32_t i = 0; i < s->count; i++) {
     const Field *f = &s->fields[i];
     lua_createtable(L, 0, 5);

@@ -781,4 +781,4 @@ const Room ipc_room_sysv = {.name = "sysv",
                             .limits = sysv_limits,
                             .pair = sysv_pair,
                             .open = sysv_address,
-                            .setup = sysv_setup};
+                            .types = sysv_setup};

@@ -264,17 +264,20 @@ void ipc_waiter_settle(lua_State *L, int slot) {
   lua_setiuservalue(L, slot, 1);
 }
 
+static bool waiter_is(lua_State *L, int index) {
+  if (!lua_getmetatable(L, index))
+    return false;
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &waiter_key);
+  bool ours = lua_rawequal(L, -1, -2);
+  lua_pop(L, 2);
+  return ours;
+}
+
 static Waiter *waiter_self(lua_State *L) {
   Waiter *w = lua_touserdata(L, 1);
-  if (w && lua_getmetatable(L, 1)) {
-    lua_rawgetp(L, LUA_REGISTRYINDEX, &waiter_key);
-    bool ours = lua_rawequal(L, -1, -2);
-    lua_pop(L, 2);
-    if (ours)
-      return w;
-  }
-  luaL_typeerror(L, 1, "ipc.waiter");
-  return NULL;
+  if (!w || !waiter_is(L, 1))
+    luaL_typeerror(L, 1, "ipc.waiter");
+  return w;
 }
 
 static int waiter_pollfd(lua_State *L) {
@@ -287,11 +290,13 @@ static int waiter_pollfd(lua_State *L) {
   return 1;
 }
 
+static bool waiter_writes(const Waiter *w) {
+  return w->handle ? ipc_handle_events(w->handle, w->want) == POLLOUT
+                   : w->want == IPC_WRITE;
+}
+
 static int waiter_events(lua_State *L) {
-  const Waiter *w = waiter_self(L);
-  bool writes = w->handle ? ipc_handle_events(w->handle, w->want) == POLLOUT
-                          : w->want == IPC_WRITE;
-  lua_pushstring(L, writes ? "w" : "r");
+  lua_pushstring(L, waiter_writes(waiter_self(L)) ? "w" : "r");
   return 1;
 }
 
@@ -306,6 +311,29 @@ static int waiter_timeout(lua_State *L) {
     lua_pushnumber(L, left > 0 ? (lua_Number)left / 1e9 : 0);
   }
   return 1;
+}
+
+/* What the loop asks of a waiter, at once: descriptor or nil; 1 to read, 2 to
+ * write; when it is due (seconds of ipc.now; nil: never by itself). False of
+ * what is none. */
+static int waiter_look(lua_State *L) {
+  Waiter *w = lua_touserdata(L, 1);
+  if (!w || !waiter_is(L, 1))
+    return lua_pushboolean(L, 0), 1;
+  Handle *h = w->handle;
+  int fd = h && h->open ? h->ops->descriptor(h, w->want) : -1;
+  if (fd < 0)
+    lua_pushnil(L);
+  else
+    lua_pushinteger(L, fd);
+  lua_pushinteger(L, waiter_writes(w) ? 2 : 1);
+  if (waiter_due(w))
+    lua_pushnumber(L, 0);
+  else if (w->deadline == IPC_FOREVER)
+    lua_pushnil(L);
+  else
+    lua_pushnumber(L, (lua_Number)w->deadline / 1e9);
+  return 3;
 }
 
 static int waiter_close(lua_State *L) {
@@ -356,7 +384,91 @@ static int task_scheduler(lua_State *L) {
   for (int i = 3; i >= 1; i--)
     lua_setiuservalue(L, 2, i);
   S->scheduled = some;
+  S->registers++;
   return 0;
+}
+
+/* -------------------------------------- what lua/ipc/loop/reactor.lua needs */
+
+static const char cancel_key; /* its address, given to resume with an error */
+
+static int wait_resumed(lua_State *L, int status, lua_KContext context) {
+  (void)status, (void)context;
+  if (lua_touserdata(L, 1) != &cancel_key)
+    return lua_gettop(L);
+  lua_settop(L, 2);
+  return lua_error(L);
+}
+
+/* Yields with a mark, which tells this from what a user yields, and the
+ * objects. Raises the error that it is resumed with. */
+static int task_wait(lua_State *L) {
+  lua_pushlightuserdata(L, (void *)&waiter_key);
+  lua_insert(L, 1);
+  return lua_yieldk(L, lua_gettop(L), 0, wait_resumed);
+}
+
+/* (message, errno) -> an error object. */
+static int task_error(lua_State *L) {
+  lua_settop(L, 2);
+  ipc_error_push(L, 1, 2);
+  return 1;
+}
+
+/* The open handles of this process, as a list. */
+static int task_handles(lua_State *L) {
+  lua_newtable(L);
+  lua_Integer n = 0;
+  for (Handle *h = ipc_state(L)->handles; h; h = h->next)
+    if (ipc_handle_usable(h) && ipc_handle_push(L, h))
+      lua_rawseti(L, -2, ++n);
+  return 1;
+}
+
+/* Counts the schedulers: the loop has heard of every descriptor's end if it has
+ * been one all the time. */
+static int task_registers(lua_State *L) {
+  lua_pushinteger(L, (lua_Integer)ipc_state(L)->registers);
+  return 1;
+}
+
+/* Writes what it can of accepted messages; the descriptors to poll for the
+ * others, -1 where there is none. */
+static int task_flush(lua_State *L) {
+  State *S = ipc_state(L);
+  if (!S->rests)
+    return 0;
+  ipc_flush_rests(L, S);
+  lua_settop(L, 0);
+  for (Chan *c = S->rests; c; c = c->rest.next) {
+    luaL_checkstack(L, 4, "too many objects to wait for");
+    c->h.waited = true; /* its close tells */
+    lua_pushinteger(L, c->h.ops->descriptor(&c->h, IPC_WRITE));
+  }
+  return lua_gettop(L);
+}
+
+/* Closes all that is open, as at the end of the program: it is about to die. */
+static int task_close(lua_State *L) {
+  ipc_state_release(ipc_state(L), IPC_EXIT);
+  return 0;
+}
+
+void ipc_task_push(lua_State *L) {
+  static const luaL_Reg functions[] = {{"wait", task_wait},
+                                       {"set", ipc_reactor_new},
+                                       {"registers", task_registers},
+                                       {"look", waiter_look},
+                                       {"error", task_error},
+                                       {"handles", task_handles},
+                                       {"flush", task_flush},
+                                       {"close", task_close},
+                                       {NULL, NULL}};
+  luaL_newlib(L, functions);
+  lua_pushlightuserdata(L, (void *)&waiter_key);
+  lua_setfield(L, -2, "mark");
+  lua_pushlightuserdata(L, (void *)&cancel_key);
+  lua_setfield(L, -2, "cancel");
 }
 
 static const luaL_Reg waiter_methods[] = {{"pollfd", waiter_pollfd},

@@ -41,6 +41,9 @@ static const char place_key; /* in a metatable: where its userdata's View is */
 
 /* ------------------------------------------------------------------- life */
 
+/* Makes their metatable, before the first of them, and leaves it on top. */
+static void view_type(lua_State *L);
+
 View *ipc_view_new(lua_State *L, int owner, const ViewOps *ops) {
   owner = lua_absindex(L, owner);
   View *v = lua_newuserdatauv(L, sizeof *v, 1);
@@ -50,7 +53,10 @@ View *ipc_view_new(lua_State *L, int owner, const ViewOps *ops) {
               .ended = "close"};
   lua_pushvalue(L, owner);
   lua_setiuservalue(L, -2, 1);
-  lua_rawgetp(L, LUA_REGISTRYINDEX, &view_key);
+  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &view_key) == LUA_TNIL) {
+    lua_pop(L, 1);
+    view_type(L);
+  }
   lua_setmetatable(L, -2);
   return v;
 }
@@ -251,20 +257,17 @@ void ipc_view_methods(lua_State *L, size_t place) {
   ipc_bytes_methods(L, place);
 }
 
-void ipc_view_open(lua_State *L) {
+static void view_type(lua_State *L) {
   luaL_checkstack(L, 12, NULL);
-  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &view_key) == LUA_TNIL) {
-    lua_newtable(L);
-    lua_pushliteral(L, "ipc.view");
-    lua_setfield(L, -2, "__name");
-    lua_pushliteral(L, "ipc");
-    lua_setfield(L, -2, "__metatable");
-    lua_newtable(L);
-    lua_setfield(L, -2, "__index");
-    ipc_view_methods(L, 0);
-    ipc_bytes_functions(L, view_methods, 0);
-    lua_rawsetp(L, LUA_REGISTRYINDEX, &view_key);
-  }
-  lua_pop(L, 1);
-  ipc_words_open(L);
+  lua_newtable(L);
+  lua_pushliteral(L, "ipc.view");
+  lua_setfield(L, -2, "__name");
+  lua_pushliteral(L, "ipc");
+  lua_setfield(L, -2, "__metatable");
+  lua_newtable(L);
+  lua_setfield(L, -2, "__index");
+  ipc_view_methods(L, 0);
+  ipc_bytes_functions(L, view_methods, 0);
+  lua_pushvalue(L, -1);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &view_key);
 }

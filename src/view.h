@@ -105,7 +105,4 @@ void ipc_view_methods(lua_State *L, size_t place);
 int ipc_view_string(lua_State *L, int index, const char *type,
                     const char *call);
 
-/* Makes the metatable of ipc.view. */
-void ipc_view_open(lua_State *L);
-
 #endif

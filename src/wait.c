@@ -266,8 +266,8 @@ static int run_wait(lua_State *L, Run *r, int want) {
   return err == ETIMEDOUT ? 0 : err; /* one last look, then the clock says so */
 }
 
-static int run(lua_State *L, int status, lua_KContext context) {
-  (void)status;
+/* `tried`: an attempt has just been made, and would have to wait. */
+static int run_from(lua_State *L, lua_KContext context, bool tried) {
   const Op *op = (const Op *)context;
   Handle *h = lua_touserdata(L, 1);
   Handle *part = ipc_handle_part(h, op->want);
@@ -287,9 +287,13 @@ static int run(lua_State *L, int status, lua_KContext context) {
     else if (!r.waiter && part->queue && ipc_waiter_first(part, op->want) &&
              ipc_in_task(L, h->state))
       n = -op->want; /* others came first */
-    else {
+    else if (tried) {
+      n = -op->want;
+    } else {
       part->nap = 0;
       n = op->attempt(L, h);
+      if (part->observers)
+        ipc_handle_changed(L, part);
     }
     if (n >= 0) {
       if (r.until)
@@ -298,6 +302,7 @@ static int run(lua_State *L, int status, lua_KContext context) {
         ipc_wake_next(L, part, op->want);
       return run_finish(L, op, n);
     }
+    tried = false;
     int err = run_wait(L, &r, -n);
     if (!err)
       continue;
@@ -307,8 +312,17 @@ static int run(lua_State *L, int status, lua_KContext context) {
   }
 }
 
+static int run(lua_State *L, int status, lua_KContext context) {
+  (void)status;
+  return run_from(L, context, false);
+}
+
 int ipc_run(lua_State *L, const Op *op) {
-  return run(L, LUA_OK, (lua_KContext)op);
+  return run_from(L, (lua_KContext)op, false);
+}
+
+int ipc_run_tried(lua_State *L, const Op *op) {
+  return run_from(L, (lua_KContext)op, true);
 }
 
 /* -------------------------------------------------------------- functions */

@@ -2,7 +2,8 @@
 -- Annotations for editors (LuaCATS). The reference is in the sources.
 
 ---@class ipc
----@field parent? ipc.channel the channel to the process that forked this one
+---@field parent? ipc.channel the channel to the process that started this one
+---@field handles? table<string, userdata> of a spawned process: those that were given names
 ---@field null lightuserdata what stands for nil where Lua could not keep one
 ---@field errno table<string|integer, integer|string> names to numbers and back
 local ipc = {}
@@ -195,9 +196,18 @@ function channel:timeout() end
 ---@field core? boolean
 ---@field value? any
 
+---@class ipc.usage
+---@field user number seconds
+---@field system number seconds
+---@field maxrss integer bytes
+
 ---@class ipc.process: ipc.channel
 ---@field pid integer
 ---@field reason? ipc.reason
+---@field usage? ipc.usage
+---@field stdin? ipc.channel
+---@field stdout? ipc.channel
+---@field stderr? ipc.channel
 local process = {}
 
 ---@param timeout? number seconds
@@ -206,14 +216,40 @@ local process = {}
 function process:wait(timeout) end
 
 ---@param signal? string|integer
+---@param whom? "process"|"group"
 ---@return true? ok
 ---@return string? message
 ---@return integer? errno
-function process:kill(signal) end
+function process:kill(signal, whom) end
 
 ---@param grace? number seconds
 ---@return true
 function process:stop(grace) end
+
+---@class ipc.exit
+local exit = {}
+
+---@return ipc.exit? exit
+---@return string? message
+---@return integer? errno
+function process:exited() end
+
+---@param timeout? number seconds
+---@return true? ok
+---@return any ...
+function exit:wait(timeout) end
+
+---@return true
+function exit:close() end
+
+---@return integer? descriptor
+function exit:pollfd() end
+
+---@return string
+function exit:events() end
+
+---@return number? seconds
+function exit:timeout() end
 
 ---@param options? ipc.pipe.options
 ---@return ipc.channel? reader
@@ -472,6 +508,125 @@ function ipc.duplex(reader, writer, options) end
 ---@return integer? errno
 function ipc.fork(fn, ...) end
 
+---@class ipc.exec.file
+---@field file string path
+---@field append? boolean
+---@alias ipc.exec.stream "inherit"|"null"|"pipe"|"stdout"|ipc.exec.file|ipc.channel|ipc.process|file*
+
+---@class ipc.exec.options
+---@field [integer] string the program and its arguments
+---@field stdin? ipc.exec.stream
+---@field stdout? ipc.exec.stream
+---@field stderr? ipc.exec.stream
+---@field input? string
+---@field env? table<string, string|false>
+---@field clean_env? boolean
+---@field cwd? string
+---@field rlimits? table<string, number|number[]>
+---@field nice? integer
+---@field group? boolean
+---@field detach? boolean
+---@field timeout? number seconds
+---@field maxsize? integer bytes of one read
+
+---@param options ipc.exec.options
+---@return ipc.process? process
+---@return string? message
+---@return integer? errno
+function ipc.exec(options) end
+
+---@class ipc.run.options: ipc.exec.options the program, its arguments, and what ipc.exec takes
+---@field timeout? number seconds for all of it (for ever)
+---@field grace? number seconds between TERM and KILL at the timeout (0: KILL at once)
+---@field maxsize? integer bytes of each captured stream (no limit)
+---@field check? boolean false: an exit with other than 0 is no failure
+
+---@class ipc.run.result
+---@field out? string nil where stdout was not captured
+---@field err? string likewise
+---@field code? integer the exit status
+---@field signal? string|integer what killed it
+---@field usage? { user: number, system: number, maxrss: integer }
+---@field seconds? number of the whole call
+---@field stages? ipc.run.result[] of a pipeline
+
+---@class ipc.pipeline.options
+---@field [integer] ipc.exec.options a program each
+---@field timeout? number seconds for all of it (for ever)
+---@field grace? number seconds between TERM and KILL at the timeout (0: KILL at once)
+---@field maxsize? integer bytes of each captured stream (no limit)
+---@field check? boolean false: an exit with other than 0 is no failure
+
+---@param options ipc.run.options
+---@return ipc.run.result? result
+---@return string? message
+---@return integer? errno
+---@return ipc.run.result? partial
+function ipc.run(options) end
+
+---@param options ipc.pipeline.options
+---@return ipc.run.result? result
+---@return string? message
+---@return integer? errno
+---@return ipc.run.result? partial
+function ipc.pipeline(options) end
+
+---@class ipc.spawn.options one of fn, file and module
+---@field fn? function
+---@field file? string a script's path
+---@field module? string a name for `require`; if that gives a function it is called
+---@field args? table a list, with `n` if there are nils in it
+---@field handles? table<string, userdata> become `ipc.handles` there
+---@field lua? string the interpreter
+---@field count? integer how many processes; the handle is a crew then
+---@field stdin? any "null" unless given; this and what follows as `ipc.exec`
+---@field stdout? any
+---@field stderr? any
+---@field env? table<string, string|false>
+---@field clean_env? boolean
+---@field cwd? string
+---@field rlimits? table<string, integer|integer[]>
+---@field nice? integer
+---@field group? boolean
+---@field detach? boolean
+---@field timeout? number seconds that its calls wait by default
+---@field maxsize? integer bytes of a message
+
+---@class ipc.crew several processes as one
+---@field [integer] ipc.process
+local crew = {}
+
+---@param timeout? number seconds
+---@return boolean? ended
+---@return string? message
+---@return integer? errno
+function crew:wait(timeout) end
+
+---@param signal? string|integer
+---@param whom? "process"|"group"
+---@return boolean? sent
+---@return string? message
+---@return integer? errno
+function crew:kill(signal, whom) end
+
+---@param grace? number seconds
+---@return boolean? stopped
+---@return string? message
+---@return integer? errno
+function crew:stop(grace) end
+
+---@return boolean? closed
+---@return string? message
+---@return integer? errno
+function crew:close() end
+
+---@param fn function|ipc.spawn.options
+---@param ... any its arguments
+---@return ipc.process|ipc.crew? child
+---@return string? message
+---@return integer? errno
+function ipc.spawn(fn, ...) end
+
 ---@alias ipc.entry ipc.pollable|{ [1]: ipc.channel, [2]: "r"|"w"|"rw" }
 
 ---@param list ipc.entry[]
@@ -480,6 +635,103 @@ function ipc.fork(fn, ...) end
 ---@return string? message
 ---@return integer? errno
 function ipc.poll(list, timeout) end
+
+---@alias ipc.waitable ipc.pollable|integer a handle, a foreign object, a descriptor
+
+---@class ipc.poller: ipc.pollable
+---@operator len: integer
+local poller = {}
+
+---@param object ipc.waitable
+---@param events? "r"|"w"|"rw"
+---@param once? boolean told once, then not before modify
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function poller:add(object, events, once) end
+
+---@param object ipc.waitable
+---@param events? "r"|"w"|"rw"
+---@param once? boolean
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function poller:modify(object, events, once) end
+
+---@param object ipc.waitable
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function poller:remove(object) end
+
+---@param timeout? number seconds
+---@param max? integer the most to answer
+---@return table? ready a list, and what each is ready for by object
+---@return string[]|string|nil what each is ready for, by place; or the message
+---@return integer? errno
+function poller:wait(timeout, max) end
+
+---@return true
+function poller:close() end
+
+---@return ipc.poller? poller
+---@return string? message
+---@return integer? errno
+function ipc.poller() end
+
+---@class ipc.source: ipc.pollable
+local source = {}
+
+---@param timeout? number seconds
+---@return string|integer|nil next a signal's name, or how often a timer expired
+---@return string? message
+---@return integer? errno
+function source:recv(timeout) end
+
+---@param timeout? number seconds
+---@return string|integer|nil next
+---@return string? message
+---@return integer? errno
+function source:get(timeout) end
+
+---@param timeout? number seconds, for each
+---@return fun(): string|integer|nil
+function source:messages(timeout) end
+
+---@param timeout? number seconds, for each
+---@return fun(): string|integer|nil
+function source:values(timeout) end
+
+---@param seconds? number
+---@return true
+function source:settimeout(seconds) end
+
+---@return { received: integer } counters
+function source:stats() end
+
+---@return true
+function source:close() end
+
+---@class ipc.signals.options
+---@field timeout? number seconds that calls wait by default
+
+---@param list (string|integer)[] names without SIG, or numbers
+---@param options? ipc.signals.options
+---@return ipc.source? signals
+---@return string? message
+---@return integer? errno
+function ipc.signals(list, options) end
+
+---@class ipc.timer.options
+---@field after? number seconds until the first (every)
+---@field every? number seconds from each to the next; else there is one
+---@field timeout? number seconds that calls wait by default
+
+---@param options ipc.timer.options
+---@return ipc.source? timer
+---@return string? message
+---@return integer? errno
+function ipc.timer(options) end
 
 ---@param value any
 ---@param options? { strings?: "str"|"bin" }
@@ -945,7 +1197,7 @@ local struct = {}
 ---@return integer offset in bytes
 function struct:offset(name, i) end
 
----@return {name: string, type: string|ipc.struct, count?: integer, offset: integer, size: integer}[] rows
+---@return {name: string, type: string|ipc.struct, count?: integer, offset: integer, size: integer}[] rows, options
 function struct:fields() end
 
 ---@param record ipc.record
@@ -1273,5 +1525,145 @@ function ipc.journal(directory, mode, options) end
 ---@return string? message
 ---@return integer? errno
 function ipc.verify(directory, options) end
+
+---@class ipc.task
+local task = {}
+
+---@param timeout? number seconds
+---@return true? ok
+---@return any ... results; or message, errno, the error's value
+function task:wait(timeout) end
+
+---@return boolean alive
+function task:cancel() end
+
+---@class ipc.scope_options
+---@field limit? integer tasks at once
+
+---@class ipc.scope
+local scope = {}
+
+---@param fn function
+---@param ... any
+---@return ipc.task
+function scope:go(fn, ...) end
+
+---@param timeout? number seconds
+---@return true? ok
+---@return string? message
+---@return integer? errno
+---@return any value
+function scope:wait(timeout) end
+
+function scope:cancel() end
+
+---@return true ok
+function scope:close() end
+
+---@class ipc.loop.queue
+local queue = {}
+
+---@param value any
+---@param timeout? number seconds
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function queue:put(value, timeout) end
+
+---@param timeout? number seconds
+---@return any value
+---@return string? message
+---@return integer? errno
+function queue:get(timeout) end
+
+---@param timeout? number seconds
+---@return fun(): any
+function queue:values(timeout) end
+
+---@return true ok
+function queue:close() end
+
+---@class ipc.loop: ipc.pollable
+local loop = {}
+
+---@param fn function
+---@param ... any
+---@return ipc.task
+function loop.go(fn, ...) end
+
+---@param fn function
+---@param ... any
+---@return any ...
+function loop.run(fn, ...) end
+
+---@param seconds number
+---@return true ok
+function loop.sleep(seconds) end
+
+---@param options? ipc.scope_options
+---@return ipc.scope
+function loop.scope(options) end
+
+---@param size? integer
+---@return ipc.loop.queue
+function loop.queue(size) end
+
+---@generic F: function
+---@param fn F
+---@return F
+function loop.wrap(fn) end
+
+---@param timeout? number seconds
+---@return integer alive
+function loop.step(timeout) end
+
+---@return integer? descriptor
+function loop.pollfd() end
+
+---@return "r"
+function loop.events() end
+
+---@return number? seconds
+function loop.timeout() end
+
+---@param name "cqueues"|"luv"|"copas"|nil
+---@param controller? any
+---@return any drives
+function loop.use(name, controller) end
+
+ipc.loop = loop
+
+---@param fn function
+---@param ... any
+function ipc.main(fn, ...) end
+
+---@class ipc.serve_options: ipc.socket.options
+---@field limit? integer clients at once (1000)
+---@field grace? number seconds that close gives them (5)
+---@field on_error? fun(value: any, peer: string?, trace: string?)
+
+---@class ipc.server
+---@field address string
+local server = {}
+
+---@param timeout? number seconds
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function server:wait(timeout) end
+
+---@return true ok
+function server:stop() end
+
+---@return true ok
+function server:close() end
+
+---@param where string|ipc.listener
+---@param fn fun(conn: ipc.channel, peer: string?)
+---@param options? ipc.serve_options
+---@return ipc.server? server
+---@return string? message
+---@return integer? errno
+function ipc.serve(where, fn, options) end
 
 return ipc

@@ -4,12 +4,19 @@
 local core = require "ipc.core"
 
 local ipc = core.flat
-ipc.parent = nil -- a field, see below
+core.pipe.duplex = core.pipe.duplex or ipc.duplex -- of two handles; see names.lua
+ipc.duplex, ipc.parent = nil, nil -- fields, see below
 
--- Modules that load when first used.
-local later = {}
+-- Modules that load when first used: each is what the name stands for, or defines
+-- it in `ipc` itself. A child begins with this file: the less is here the sooner it
+-- is there.
+local later = {
+  pair = "ipc.names", open = "ipc.names", duplex = "ipc.names", listen = "ipc.names", connect = "ipc.names",
+  spawn = "ipc.spawn", run = "ipc.exec", pipeline = "ipc.exec",
+  loop = "ipc.loop", main = "ipc.main", serve = "ipc.serve",
+}
 
-setmetatable(ipc, {
+return setmetatable(ipc, {
   __index = function(_, name)
     if name == "parent" then
       return core.process.parent()
@@ -17,144 +24,10 @@ setmetatable(ipc, {
     local module = later[name]
     if module then
       local loaded = require(module)
-      rawset(ipc, name, loaded)
-      return loaded
+      if rawget(ipc, name) == nil then
+        rawset(ipc, name, loaded)
+      end
+      return rawget(ipc, name)
     end
   end,
 })
-
---- Opens two connected ends of a mechanism, for this process and its children.
--- Changing the mechanism is changing one string.
--- @function pair
--- @tparam string address a scheme, perhaps with options: `"pipe"`, `"unix"`,
--- `"unix?type=seqpacket"`
--- @tparam[opt] table options of the mechanism; they win over the address's
--- @treturn channel one end
--- @treturn channel the other; or nil, message, errno
--- @usage local a, b = ipc.pair("unix")
-function ipc.pair(address, options)
-  local one, other, errno = require("ipc.address").pair(address, options)
-  if errno then -- no tail calls here: errors blame our caller by level
-    return one, other, errno
-  end
-  return one, other
-end
-
---- Opens a mechanism by its name. Changing the mechanism is changing one string:
--- one process opens an address with "r", another with "w", and what the second
--- sends the first receives.
--- @function open
--- @tparam string address `"fifo:/tmp/f"`, `"unix:/tmp/s"`, `"tcp:127.0.0.1:7000"`,
--- `"udp:127.0.0.1:7000"`, `"sysv:0x4a42"`, `"mqueue:/name"`, `"shm:/name"`,
--- `"mmap:/tmp/ring"`, `"broadcast:/name"`, `"journal:/var/log/app"`, `"fd:3"`, with
--- options behind a `?`:
--- `"fifo:/tmp/f?unit=stream"`
--- @tparam[opt] string mode "r", "w" or "rw"; what it is by default the mechanism says
--- @tparam[opt] table options of the mechanism; they win over the address's
--- @treturn channel; or nil, message, errno
--- @usage local jobs = ipc.open("fifo:/tmp/jobs", "w", { retry = 5 })
-function ipc.open(address, mode, options)
-  local channel, message, errno = require("ipc.address").open(address, mode, options)
-  if errno then -- no tail calls here: errors blame our caller by level
-    return channel, message, errno
-  end
-  return channel
-end
-
-local of_handles = ipc.duplex
-
--- A copy of the options with `retry` as given.
-local function retrying(options, retry)
-  if options ~= nil and type(options) ~= "table" then
-    return options -- to be complained of
-  end
-  local all = {}
-  for name, value in pairs(options or {}) do
-    all[name] = value
-  end
-  all.retry = retry
-  return all
-end
-
---- Makes one channel of two: receives on the first, sends on the second, closes
--- both. Of addresses it opens the first for reading, which does not wait, then
--- the second for writing, which by default waits until the other side is there
--- (`retry = true`, bounded by `timeout`): two processes that open the same two
--- crosswise find each other, whoever comes first.
--- @function duplex
--- @param reader a channel, or an address
--- @param writer a channel, or an address, as the first is
--- @tparam[opt] table options of the mechanism, of addresses only
--- @treturn channel; or nil, message, errno
--- @usage local both = ipc.duplex(answers, questions)
--- local peer = assert(ipc.duplex("fifo:/tmp/a", "fifo:/tmp/b", { timeout = 5 }))
-function ipc.duplex(reader, writer, options)
-  local address = require "ipc.address"
-  if type(reader) ~= "string" then
-    local both = address.duplex(of_handles, reader, writer, options)
-    return both
-  end
-  if type(writer) ~= "string" then
-    error(("bad argument #2 to 'duplex' (address expected, got %s)"):format(type(writer)), 2)
-  end
-  -- What has been opened is closed when the rest fails, raises or is dropped.
-  local opened <close> = setmetatable({}, {
-    __close = function(list)
-      for _, channel in ipairs(list) do
-        channel:close()
-      end
-    end,
-  })
-  local input, message, errno = address.open(reader, "r", retrying(options, nil))
-  if errno then
-    return input, message, errno
-  end
-  opened[1] = input
-  local retry = options and options.retry
-  local output
-  output, message, errno = address.open(writer, "w", retrying(options, retry == nil or retry))
-  if errno then
-    return output, message, errno
-  end
-  opened[1] = nil
-  local both = address.duplex(of_handles, input, output)
-  return both
-end
-
---- Waits for clients at an address: `listener:accept` gives a channel to each.
--- @function listen
--- @tparam string address `"unix:/tmp/s"`, `"tcp:7000"` (on the loopback
--- interface), `"tcp:0.0.0.0:7000"`, `"fifo:/tmp/f"`, `"sysv:0x4a42"`, `"mqueue:/name"`,
--- `"shm:/name"` (whose clients are each given a pair of rings of their own)
--- @tparam[opt] table options of the mechanism; accepted channels have them too
--- @treturn listener; or nil, message, errno: EADDRINUSE where somebody listens
--- (queues cannot tell: their listeners share the clients). One of a FIFO, queue
--- or shared memory is a Lua table with the same methods: it does not cross
--- `ipc.fork`, what it accepts does; its close removes the FIFO or queue, unless
--- `create = false` opened one that was there
--- @usage local listener <close> = assert(ipc.listen "unix:/tmp/s")
-function ipc.listen(address, options)
-  local listener, message, errno = require("ipc.address").listen(address, options)
-  if errno then
-    return listener, message, errno
-  end
-  return listener
-end
-
---- Connects to a listener.
--- @function connect
--- @tparam string address the listener's
--- @tparam[opt] table options of the mechanism; `timeout` bounds this call, too;
--- `retry` (seconds, or true) waits until there is a listener
--- @treturn channel; or nil, message, errno: ECONNREFUSED, ENOENT when nobody
--- listens, `"timeout"` (ETIMEDOUT)
--- @usage local server = assert(ipc.connect("unix:/tmp/s", { retry = 5 }))
-function ipc.connect(address, options)
-  local channel, message, errno = require("ipc.address").connect(address, options)
-  if errno then
-    return channel, message, errno
-  end
-  return channel
-end
-
-return ipc

@@ -2,6 +2,8 @@
  * does not know of, and a Lua state that is not ours. */
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -60,10 +62,19 @@ static int peer_state(lua_State *L) {
   return 1;
 }
 
+/* ignore(signal [, false]): the action of a host that knows nothing of ours */
+static int peer_ignore(lua_State *L) {
+  int number = (int)luaL_checkinteger(L, 1);
+  bool ignored = lua_isnone(L, 2) || lua_toboolean(L, 2);
+  signal(number, ignored ? SIG_IGN : SIG_DFL);
+  return 0;
+}
+
 int luaopen_spec_peer(lua_State *L);
 int luaopen_spec_peer(lua_State *L) {
   static const luaL_Reg functions[] = {{"exec", peer_exec},
                                        {"fork", peer_fork},
+                                       {"ignore", peer_ignore},
                                        {"state", peer_state},
                                        {NULL, NULL}};
   luaL_newlib(L, functions);

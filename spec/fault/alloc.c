@@ -11,14 +11,17 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/timerfd.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -234,6 +237,47 @@ pid_t fork(void) {
   return pid;
 }
 
+int epoll_create1(int flags) {
+  REAL(epoll_create1);
+  return FROM_CORE && refuse(MAKES) ? -1 : real(flags);
+}
+
+/* Only what is new takes something. */
+int epoll_ctl(int set, int call, int fd, struct epoll_event *event) {
+  REAL(epoll_ctl);
+  bool fails = FROM_CORE && call == EPOLL_CTL_ADD && refuse(MAKES);
+  return fails ? -1 : real(set, call, fd, event);
+}
+
+int timerfd_create(clockid_t clock, int flags) {
+  REAL(timerfd_create);
+  return FROM_CORE && refuse(MAKES) ? -1 : real(clock, flags);
+}
+
+int timerfd_settime(int fd, int flags, const struct itimerspec *set,
+                    struct itimerspec *before) {
+  REAL(timerfd_settime);
+  return FROM_CORE && refuse(MAKES) ? -1 : real(fd, flags, set, before);
+}
+
+/* To give a signal back takes nothing. */
+int sigaction(int number, const struct sigaction *restrict set,
+              struct sigaction *restrict before) {
+  REAL(sigaction);
+  bool fails = FROM_CORE && set && set->sa_handler != SIG_DFL && refuse(MAKES);
+  return fails ? -1 : real(number, set, before);
+}
+
+int clone(int (*run)(void *), void *stack, int flags, void *argument, ...) {
+  REAL(clone);
+  va_list args;
+  va_start(args, argument);
+  void *parent = va_arg(args, void *);
+  va_end(args);
+  return FROM_CORE && refuse(MAKES) ? -1
+                                    : real(run, stack, flags, argument, parent);
+}
+
 long syscall(long number, ...) {
   REAL(syscall);
   long a[6];
@@ -242,9 +286,10 @@ long syscall(long number, ...) {
   for (int i = 0; i < 6; i++)
     a[i] = va_arg(args, long);
   va_end(args);
-  if (FROM_CORE && (number == SYS_pidfd_open ? refuse(MAKES)
-                    : number == SYS_pwritev2 ? refuse(MOVES)
-                                             : false))
+  if (FROM_CORE && (number == SYS_pidfd_open     ? refuse(MAKES)
+                    : number == SYS_pwritev2     ? refuse(MOVES)
+                    : number == SYS_epoll_pwait2 ? refuse(MOVES)
+                                                 : false))
     return -1;
   return real(number, a[0], a[1], a[2], a[3], a[4], a[5]);
 }
@@ -293,6 +338,11 @@ int ppoll(struct pollfd *fds, nfds_t count, const struct timespec *timeout,
           const sigset_t *mask) {
   REAL(ppoll);
   return FROM_CORE && refuse(MOVES) ? -1 : real(fds, count, timeout, mask);
+}
+
+int epoll_wait(int set, struct epoll_event *events, int most, int timeout) {
+  REAL(epoll_wait);
+  return FROM_CORE && refuse(MOVES) ? -1 : real(set, events, most, timeout);
 }
 
 /* ---------------------------------------------------------------- one run */
@@ -450,6 +500,10 @@ static int host_batch(lua_State *L) {
   pid_t pid = fork();
   if (pid == 0) {
     plan.gone = plan.armed = false;
+    bool child = plan.child;
+    plan.child = false;
+    run_script(prelude, sweep, false); /* makes what stays for good */
+    plan.child = child;
     for (shared->n = first;; shared->n += step) {
       run_checked(prelude, script, sweep);
       if (shared->text[0])

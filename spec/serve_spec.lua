@@ -264,7 +264,7 @@ describe("ipc.serve:", function()
     assert.are.equal(143, status)
   end)
 
-  it("without a free descriptor it says so, does not spin, and goes on", function()
+  it("without a free descriptor it says so, does not spin, and goes on #slow", function()
     local text = peer.run(([[
       ipc.main(function()
         local told = 0

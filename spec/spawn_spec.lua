@@ -757,7 +757,7 @@ describe("several of one kind: count", function()
     assert.matches("^process %d of 2: .*out of luck", (select(2, crew:wait())))
   end)
 
-  it("close gives all of them their grace", function()
+  it("close gives all of them their grace #slow", function()
     local crew = assert(ipc.spawn { count = 3, fn = function()
       local deaf = ipc.parent:get() == "deaf"
       ipc.parent:send "runs"

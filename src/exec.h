@@ -10,12 +10,12 @@
 
 /* One of the program's standard streams, beyond what OsStream says. */
 typedef struct ExecStream {
-  bool pipe;     /* to be made: */
-  luaL_Stream *file;    /* of io: what is buffered here is settled first */
-  Chan *ours;    /* our end, */
-  Chan *theirs;  /* the program's */
-  Handle *given; /* or a channel of which this goes along, */
-  Handle *whole; /* and this closes here */
+  bool pipe;         /* to be made: */
+  luaL_Stream *file; /* of io: what is buffered here is settled first */
+  Chan *ours;        /* our end, */
+  Chan *theirs;      /* the program's */
+  Handle *given;     /* or a channel of which this goes along, */
+  Handle *whole;     /* and this closes here */
 } ExecStream;
 
 typedef struct Exec {

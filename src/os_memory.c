@@ -577,6 +577,23 @@ static int ours_add(int fd) {
   return 0;
 }
 
+/* Gives back what so many need no more. */
+static void ours_fit(void) {
+  size_t room = memory_ours.room;
+  while (room > 0 && memory_ours.count <= (room - 8) / 2)
+    room = (room - 8) / 2;
+  if (room == 0) {
+    free(memory_ours.of);
+    memory_ours.of = NULL;
+  } else if (room < memory_ours.room) {
+    void *of = realloc(memory_ours.of, room * sizeof *memory_ours.of);
+    if (!of)
+      return;
+    memory_ours.of = of;
+  }
+  memory_ours.room = room;
+}
+
 int ipc_os_fork_close(int fd) {
   ipc_os_lock();
   int err = ours_add(fd);
@@ -589,11 +606,7 @@ void ipc_os_fork_forget(int fd) {
   size_t i = ours_find(fd);
   if (i < memory_ours.count)
     memory_ours.of[i] = memory_ours.of[--memory_ours.count];
-  if (memory_ours.count == 0) {
-    free(memory_ours.of);
-    memory_ours.of = NULL;
-    memory_ours.room = 0;
-  }
+  ours_fit();
   ipc_os_unlock();
 }
 

@@ -9,7 +9,7 @@
 
 #include "ipc.h"
 #include "os.h"
-#include "poll.h"
+#include "polled.h"
 #include "pollers.h"
 
 /***

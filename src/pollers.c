@@ -8,7 +8,7 @@
 
 #include "ipc.h"
 #include "os.h"
-#include "poll.h"
+#include "polled.h"
 #include "pollers.h"
 
 /***

@@ -1,7 +1,7 @@
 /* ipc.poll, and what it shares with pollers: objects of other libraries that
  * can be polled because they have pollfd, events and timeout. */
-#ifndef IPC_POLL_H
-#define IPC_POLL_H
+#ifndef IPC_POLLED_H
+#define IPC_POLLED_H
 
 #include "ipc.h"
 

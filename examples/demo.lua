@@ -3,8 +3,9 @@
 --   lua5.4 examples/demo.lua FILE
 --
 -- Counts the words of the file in this process alone, then with workers over
--- each mechanism (wordcount.lua), checks that the answers are equal, measures a
--- small round trip, prints a table. It ends badly if any answer differs.
+-- each mechanism (wordcount.lua), then by calls of functions elsewhere; checks that
+-- the answers are equal, measures a small round trip, prints a table. It ends badly
+-- if any answer differs.
 local folder = arg[0]:match "^.*/" or "./"
 package.path = folder .. "?.lua;" .. package.path
 
@@ -97,6 +98,58 @@ local function round_trip(mechanism)
   return took[#took // 2]
 end
 
+-- The words counted by calls, in a task: the workers call this process for texts,
+-- and with what they found. Answers as wordcount.run does.
+local function count_by_calls(address, path, workers)
+  local begin, counts, bytes, messages = ipc.now(), {}, 0, 0
+  local texts, crew = wordcount.chunks({ path }, 1 << 16), {}
+  local server <close> = assert(ipc.rpc.serve(address, {
+    take = function()
+      local text = texts and texts()
+      texts = text and texts
+      bytes, messages = bytes + #(text or ""), messages + 2
+      return text
+    end,
+    give = function(found)
+      messages = messages + 2
+      for word, n in pairs(found) do
+        counts[word] = (counts[word] or 0) + n
+      end
+    end,
+  }))
+  for i = 1, workers do
+    crew[i] = assert(ipc.fork(function()
+      local session <close> = assert(ipc.rpc.connect(server.address))
+      local remote, found = session.remote, {}
+      local text = remote.take()
+      while text do
+        wordcount.add(text, found)
+        text = remote.take()
+      end
+      remote.give(found)
+    end))
+  end
+  for _, process in ipairs(crew) do
+    assert(process:wait())
+  end
+  return counts, { bytes = bytes, messages = messages, seconds = ipc.now() - begin }
+end
+
+-- The median time of a call with 64 bytes that answers them, seconds.
+local function call_trip(address)
+  local server <close> = assert(ipc.rpc.serve(address, { echo = function(text) return text end },
+    { process = true }))
+  local session <close> = assert(ipc.rpc.connect(server.address, { timeout = 10 }))
+  local echo, message, took = session.remote.echo, ("."):rep(64), {}
+  for i = 1, 3000 do
+    local start = ipc.now()
+    assert(echo(message) == message, "the echo differs")
+    took[i] = ipc.now() - start
+  end
+  table.sort(took)
+  return took[#took // 2]
+end
+
 -- Whether both have the same words with the same counts.
 local function equal(a, b)
   for word, n in pairs(a) do
@@ -126,6 +179,24 @@ file:close()
 local workers = math.max(2, math.min(ipc.cpus(), 8))
 local mechanisms = ipc.mechanisms()
 
+-- What the table shows: each mechanism, then calls over some of them.
+local entries, found = {}, {}
+for i, m in ipairs(mechanisms) do
+  found[m.address] = m
+  entries[i] = { name = m.name, direction = m.direction, unit = m.unit, reach = m.reach,
+    run = function() return wordcount.run({ path }, { mechanism = m, workers = workers }) end,
+    trip = function() return round_trip(m) end }
+end
+local id = ipc.pid()
+for _, address in ipairs { "unix:/tmp/ipc-demo." .. id, "tcp:127.0.0.1:0", "shm:/ipc-demo." .. id } do
+  local m = found[address:match "^%l+"]
+  if m then
+    entries[#entries + 1] = { name = "calls, " .. m.name, direction = m.direction, unit = "call", reach = m.reach,
+      run = function() return ipc.loop.run(count_by_calls, address, path, workers) end,
+      trip = function() return call_trip(address) end }
+  end
+end
+
 local begin, alone, bytes = ipc.now(), {}, 0
 for text in wordcount.chunks({ path }, 1 << 16) do
   wordcount.add(text, alone)
@@ -151,8 +222,8 @@ print()
 local ALONE = "(one process)"
 for _, c in ipairs(COLUMNS) do
   c.width = #c.title
-  for _, m in ipairs(mechanisms) do
-    c.width = math.max(c.width, #(m[c.field] or ""))
+  for _, entry in ipairs(entries) do
+    c.width = math.max(c.width, #(entry[c.field] or ""))
   end
 end
 COLUMNS[1].width = math.max(COLUMNS[1].width, #ALONE)
@@ -165,23 +236,23 @@ row(titles, bold)
 rule()
 row({ ALONE, "", "", "", "", ("%.1f"):format(bytes / 1e6 / seconds), "" }, dim)
 local failures = {}
-for _, m in ipairs(mechanisms) do
-  local cells = { m.name, m.direction, m.unit, m.reach, "", "", "" }
-  local fine, counts, stats = pcall(wordcount.run, { path }, { mechanism = m, workers = workers })
+for _, entry in ipairs(entries) do
+  local cells = { entry.name, entry.direction, entry.unit, entry.reach, "", "", "" }
+  local fine, counts, stats = pcall(entry.run)
   if not fine then
-    failures[#failures + 1] = m.name .. ": " .. tostring(counts)
+    failures[#failures + 1] = entry.name .. ": " .. tostring(counts)
     cells[5] = "failed"
   elseif not equal(counts, alone) then
-    failures[#failures + 1] = m.name .. ": its answer differs"
+    failures[#failures + 1] = entry.name .. ": its answer differs"
     cells[5] = "differs"
   else
     cells[5] = grouped(stats.messages)
     cells[6] = ("%.1f"):format(stats.bytes / 1e6 / stats.seconds)
-    local measured, time = pcall(round_trip, m)
+    local measured, time = pcall(entry.trip)
     if measured then
       cells[7] = ("%.1f %s"):format(time * 1e6, MICRO)
     else
-      failures[#failures + 1] = m.name .. ": " .. tostring(time)
+      failures[#failures + 1] = entry.name .. ": " .. tostring(time)
     end
   end
   row(cells)
@@ -196,7 +267,7 @@ if #failures > 0 then
   os.exit(1)
 end
 print(("All %d answers equal this process's own. A round trip is 64 bytes there and back; MB/s"):format(
-  #mechanisms))
+  #entries))
 print "is text counted, the start of the workers included."
 print(dim "Read next: " .. "README.md, then examples/wordcount.lua: the program that just ran.")
 print()

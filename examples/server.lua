@@ -17,14 +17,12 @@ ipc.main(function()
     on_error = function(what) print("error: " .. what) end,
   }))
 
-  local s <close> = ipc.loop.scope()
-  for i = 1, 3 do
-    s:go(function()
-      local c <close> = assert(ipc.connect(server.address, { unit = "stream", timeout = 5 }))
-      ipc.sleep(i / 50)
-      c:send(i == 2 and "fail\n" or "hello from " .. i .. "\n")
-      print(i, (c:read "l"))
-    end)
+  local clients = {}
+  for i = 1, 3 do clients[i] = assert(ipc.connect(server.address, { unit = "stream", timeout = 5 })) end
+  for i, c in ipairs(clients) do
+    c:send(i == 2 and "fail\n" or "hello from " .. i .. "\n")
+    print(i, (c:read "l"))
+    c:close()
   end
 end)
 --> 1 HELLO FROM 1

@@ -234,13 +234,17 @@ go.recv(1)
       assert.are.equal("timeout", message)
       assert.is_true(ipc.now() - start >= 0.01)
       local unsent = c:stats().unsent
+      local function still(n) -- of TCP some may yet go, into the other side's buffers
+        assert.is_true(n == unsent or scheme[1] == "tcp" and n > 0 and n < unsent, n)
+        unsent = n
+      end
       assert.is_true(unsent > 0)
       assert.are.same({ nil, "timeout", E.ETIMEDOUT }, { c:flush(0.01) })
-      assert.are.equal(unsent, c:stats().unsent)
+      still(c:stats().unsent)
       start = ipc.now()
       local closed, text, errno = c:close()
       assert.is_nil(closed)
-      assert.are.equal(unsent .. " bytes unsent", text)
+      still(math.tointeger(text:match "^(%d+) bytes unsent$"))
       assert.are.equal(E.ETIMEDOUT, errno)
       assert.is_true(ipc.now() - start >= 0.04)
       assert.are.same(CLOSED, { c:send "x" })

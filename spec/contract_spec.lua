@@ -59,6 +59,12 @@ local function receive_without_waiting(r, step)
   return nil, "no patience left"
 end
 
+-- Of a rest of so many bytes; TCP may have taken some of it meanwhile.
+local function tells_unsent(row, unsent, message)
+  local n = math.tointeger(message:match "^(%d+) bytes unsent$")
+  assert.is_true(n == unsent or row.mechanism.address == "tcp" and n ~= nil and n > 0 and n < unsent, message)
+end
+
 local BIG = ("0123456789abcdef"):rep(1 << 16) -- more than any medium holds
 
 for _, row in ipairs(rooms) do
@@ -186,12 +192,16 @@ for _, row in ipairs(rooms) do
       end
     end or not row.can.many_readers and function()
       local r, w = with.open(row) -- a reader reads ahead: another would miss that
-      assert(w:send "one" and w:send "two" and r:recv())
-      if row.sole then
-        fails(E.EBUSY, "it is made for one reader, and has one", r:dup())
-      elseif not row.remote then
-        fails(E.EBUSY, "bytes are on their way", r:dup())
+      local copy, message, errno
+      for _ = 1, 20 do
+        assert(w:send "one" and w:send "two" and r:recv())
+        if row.remote then return end
+        copy, message, errno = r:dup()
+        if not copy then break end
+        copy:close() -- what was read ended with the message, by chance
       end
+      local why = row.sole and "it is made for one reader, and has one" or "bytes are on their way"
+      fails(E.EBUSY, why, copy, message, errno)
     end,
     dup = row.sole and function()
       local r, w = with.open(row)
@@ -704,7 +714,7 @@ for _, row in ipairs(rooms) do
       end
 
       promise("by close, for as long as linger", { "parts", "both here" }, function()
-        local r, w = open()
+        local r, w = open(row.options and { linger = PATIENCE } or nil)
         local child = with.fork(function(reader)
           ipc.parent:send "begin"
           local size, _, why = #reader:recv(PATIENCE), reader:recv(PATIENCE)
@@ -724,7 +734,7 @@ for _, row in ipairs(rooms) do
           local unsent = w:stats().unsent
           local ok, message, errno = w:close()
           assert.is_nil(ok)
-          assert.are.equal(("%d bytes unsent"):format(unsent), message)
+          tells_unsent(row, unsent, message)
           assert.are.equal(E.ETIMEDOUT, errno)
           assert.is_true(w:close())
           assert.are.equal("before", r:recv())
@@ -749,7 +759,7 @@ for _, row in ipairs(rooms) do
           is_closed(w:send("x", nil, 0))
           local ok, message, errno = w:close()
           assert.is_nil(ok)
-          assert.are.equal(("%d bytes unsent"):format(unsent), message)
+          tells_unsent(row, unsent, message)
           assert.are.equal(E.EPIPE, errno)
           assert.is_true(w:close())
         end)

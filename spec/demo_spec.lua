@@ -121,8 +121,10 @@ describe("the examples", function()
   end)
 
   it("keep words whole wherever a chunk ends, and cut those longer than one", function()
-    package.path = "examples/?.lua;" .. package.path
+    local before = package.path
+    package.path = "examples/?.lua;" .. before
     local wordcount = require "wordcount"
+    package.path = before
     for _, size in ipairs { 12, 13, 64, 1000, 1 << 20 } do
       local found, all = {}, {}
       for chunk in wordcount.chunks({ path, path }, size) do
@@ -174,6 +176,12 @@ describe("the examples", function()
       assert.is_truthy(line, out)
       assert.is_truthy(line:find(m.direction, 1, true) and line:find(m.reach, 1, true), line)
       assert.is_truthy(line:find "%d+%.%d .s$" or line:find "%d+%.%d µs$", line)
+    end
+    for _, m in ipairs(ipc.mechanisms()) do
+      if m.address == "unix" or m.address == "tcp" or m.address == "shm" then
+        local line = out:match("\ncalls, " .. m.name .. "  [^\n]+")
+        assert.is_truthy(line and line:find "%d+%.%d .s$" or line and line:find "%d+%.%d µs$", out)
+      end
     end
     for word, n in pairs(counts) do
       local shown = out:match(" " .. word .. " ([%d,]+)")

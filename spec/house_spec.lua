@@ -511,6 +511,32 @@ describe("reference, annotations and rockspec:", function()
     nothing(missing)
   end)
 
+  it("of calls, both name the same functions, methods and options", function()
+    local text, found, there = {}, {}, {}
+    for _, comment in ipairs(reference) do
+      if comment.path:find "^lua/ipc/rpc" then
+        text[#text + 1] = comment.text
+        for name in comment.text:gmatch "@function ([%w_:]+)" do
+          there[name:find ":" and name:gsub("^server:", "rpc_server:") or "rpc." .. name] = true
+        end
+      end
+    end
+    local types = read "types/ipc.lua"
+    local classes = set { "rpc.", "rpc_server:", "session:", "future:", "batch:", "remote_function:" }
+    for class, method in types:gmatch "\nfunction ([%l_]+[.:])(%l+)%(" do
+      if classes[class] and not there[class .. method] then found[#found + 1] = class .. method end
+      there[class .. method] = nil
+    end
+    for name in pairs(there) do found[#found + 1] = name .. " is not in types/ipc.lua" end
+    local known = read "lua/ipc/rpc/options.lua":match "local known = (%b{})"
+    for name in known:gmatch "([%l_]+) = {" do
+      if not table.concat(text):find("`" .. name .. "`", 1, true) or not types:find("@field " .. name .. "%? ") then
+        found[#found + 1] = name
+      end
+    end
+    nothing(found, "not in the reference and types/ipc.lua")
+  end)
+
   it("the rockspec names every file of src and lua", function()
     local path = assert(names "ls rockspec/*-scm-*.rockspec"[1])
     local rock = {}

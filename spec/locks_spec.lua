@@ -760,6 +760,7 @@ describe("a condition", function()
       assert(m:lock())
       c:notify(2)
       m:unlock()
+      while out < 2 do ipc.sleep(0.001) end
       ipc.sleep(0.01)
       assert.are.equal(2, out)
       c:notify_all()
@@ -1061,8 +1062,7 @@ describe("locks in a memory", function()
       w:close()
       keep[3] = assert(other:mutex(3):lock(0)) -- so that the wait stays behind it
       c:notify()
-      ipc.sleep(0.005)
-      assert.are.equal(0, other:rwlock(1):stats().wanting)
+      while other:rwlock(1):stats().wanting > 0 do ipc.sleep(0.001) end
       m:close()
     end)
     run:run(PATIENCE)

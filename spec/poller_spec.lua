@@ -346,6 +346,26 @@ describe("ipc.poll and foreign objects", function()
     two:close()
   end)
 
+  it("hears Ctrl-C that comes while it starts what is to wake it", function()
+    local queue = ipc.queue { capacity = 4096 }
+    if not queue then return pending "no rings here" end
+    queue:close()
+    local module = package.searchpath("spec.starting", package.cpath)
+    assert.is_string(module, "make build/spec/starting.so")
+    for _, call in ipairs { "ipc.poll, { ring, r }", "poller.wait, poller" } do
+      local output = peer.run(([[
+      local ring, writer = ipc.queue { capacity = 4096 }
+      local r, w = ipc.pipe()
+      local poller = ipc.poller()
+      poller:add(ring)
+      poller:add(r)
+      local ok, problem = pcall(%s)
+      print(ok, tostring(problem):match "interrupted!")
+    ]]):format(call), { env = { LD_PRELOAD = (os.getenv "LD_PRELOAD" or "") .. " " .. module } })
+      assert.are.equal("false\tinterrupted!\n", output, call)
+    end
+  end)
+
   it("takes a cqueues controller, and so runs its loop inside ours", function()
     local cqueues = require "cqueues"
     local loop = cqueues.new()

@@ -912,7 +912,7 @@ describe("the end of the program", function()
   end)
 
   it("of a child writes what was accepted, in its function's own time", function()
-    local r, w = pipe { unit = "stream", capacity = peer.capacity(4096) }
+    local r, w = pipe { unit = "stream", capacity = peer.capacity(4096), linger = peer.limit }
     local sent = ("0123456789"):rep(50000)
     fork(function() assert(w:send(sent, nil, 0)) end)
     assert.is_true(r:read "a" == sent)
@@ -1067,6 +1067,20 @@ describe("an end that is waited for", function()
       end
     end)
     assert.are.equal("listens", child:recv())
+    assert.is_true(child:stop(peer.limit))
+    assert.are.same({ true, "closed" }, { child:wait() })
+  end)
+
+  it("by stop hangs up: a child in the middle of a message is told so, and has its say", function()
+    local child = running(function()
+      local _ = ipc.signals { "TERM" }
+      local message = ("x"):rep(1 << 20)
+      while true do
+        local ok, err = ipc.parent:send(message)
+        if not ok then return err end
+      end
+    end)
+    assert(ipc.poll({ child }, peer.limit)) -- the first is here, the second on its way
     assert.is_true(child:stop(peer.limit))
     assert.are.same({ true, "closed" }, { child:wait() })
   end)

@@ -5,11 +5,7 @@ local peer = require "spec.support.peer"
 local E = ipc.errno
 local LIMIT = peer.limit
 
-local count = 0
-local function path()
-  count = count + 1
-  return ("unix:/tmp/serve-spec-%d-%d.sock"):format(ipc.pid(), count)
-end
+local function path() return peer.address "unix" end
 
 local function connect(server, options)
   local o = { timeout = LIMIT }
@@ -40,16 +36,11 @@ describe("ipc.serve:", function()
     ipc.scheduler(nil)
   end)
 
-  for _, address in ipairs { "unix", "tcp:127.0.0.1:0", "shm", "fifo", "sysv", "mqueue" } do
-    it("a task each for many clients at once: " .. address, function()
-      if address == "shm" and not peer.has "shm" then return pending "no shm" end
-      local name = address
-      if address == "unix" then name = path() end
-      if address == "shm" then name = ("shm:/serve-spec-%d"):format(ipc.pid()) end
-      if address == "fifo" then name = ("fifo:/tmp/serve-spec-%d.fifo"):format(ipc.pid()) end
-      if address == "sysv" then name = ("sysv:%d"):format(0x10000 + ipc.pid()) end
-      if address == "mqueue" then name = ("mqueue:/serve-spec-%d"):format(ipc.pid()) end
-      local many = (address == "sysv" or address == "mqueue" or address == "shm") and 2 or 5
+  for _, scheme in ipairs { "unix", "tcp", "shm", "fifo", "sysv", "mqueue" } do
+    it("a task each for many clients at once: " .. scheme, function()
+      if scheme == "shm" and not peer.has "shm" then return pending "no shm" end
+      local name = peer.address(scheme)
+      local many = (scheme == "sysv" or scheme == "mqueue" or scheme == "shm") and 2 or 5
       run(function()
         local server <close> = assert(ipc.serve(name, echo, { grace = 1 }))
         local clients = {}
@@ -175,14 +166,16 @@ describe("ipc.serve:", function()
 
   it("close drains: the running come to their end, no new ones", function()
     run(function()
+      local begun = false
       local server = assert(ipc.serve(path(), function(conn)
         conn:get()
+        begun = true
         ipc.sleep(0.02)
         conn:put "done"
       end))
       local client = connect(server)
       assert(client:put "x")
-      ipc.sleep(0.005)
+      while not begun do ipc.sleep(0.001) end
       local closer = ipc.loop.go(server.close, server)
       assert.are.equal("done", client:get())
       assert.is_true(closer:wait())
@@ -194,7 +187,7 @@ describe("ipc.serve:", function()
   it("after `grace`, and by stop, the running are cancelled", function()
     for _, how in ipairs { "close", "stop" } do
       run(function()
-        local trace = {}
+        local trace, begun = {}, false
         local server = assert(ipc.serve(path(), function(conn)
           local held <close> = setmetatable({}, {
             __close = function(_, problem)
@@ -202,10 +195,11 @@ describe("ipc.serve:", function()
               trace[#trace + 1] = tostring(problem)
             end,
           })
+          begun = true
           conn:get()
         end, { grace = 0.02, on_error = function(value) trace[#trace + 1] = value end }))
         local client = connect(server)
-        ipc.sleep(0.005)
+        while not begun do ipc.sleep(0.001) end
         assert.are.same({ nil, "timeout", E.ETIMEDOUT }, { server:wait(0.001) })
         assert.is_true(server[how](server))
         assert.are.same({ "cancelled" }, trace)

@@ -407,7 +407,7 @@ describe("what cannot travel raises and is named:", function()
 
   it("what others raise meanwhile goes through as it is", function()
     local mine = { "mine" }
-    local n = 0
+    local n, start = 0, ipc.spawn -- which loads what it needs
     debug.sethook(function()
       local info = debug.getinfo(2, "S")
       if info and info.short_src:find "graph%.lua$" then
@@ -418,7 +418,7 @@ describe("what cannot travel raises and is named:", function()
         end
       end
     end, "", 10)
-    local ok, problem = pcall(ipc.spawn, function() end)
+    local ok, problem = pcall(start, function() end)
     debug.sethook()
     assert.is_false(ok)
     assert.are.equal(mine, problem)
@@ -792,7 +792,7 @@ describe("several of one kind: count", function()
   end)
 
   it("none is left when the task that closes them is cancelled", function()
-    local kept
+    local kept, closes
     ipc.loop.run(function()
       local closing = ipc.loop.go(function()
         kept = assert(ipc.spawn { count = 3, fn = function()
@@ -800,9 +800,10 @@ describe("several of one kind: count", function()
           while true do ipc.sleep(1000) end
         end })
         for i = 1, 3 do assert.are.equal("runs", kept[i]:recv(peer.limit)) end
+        closes = true
         kept:close()
       end)
-      while not kept do ipc.sleep(0.001) end
+      while not closes do ipc.sleep(0.001) end
       closing:wait(0.05)
       closing:cancel()
       assert.are.equal(E.ECANCELED, (select(3, closing:wait(peer.limit))))

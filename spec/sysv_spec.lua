@@ -77,8 +77,15 @@ local RECEIVE <const> = [[my ($id, $type) = @ARGV;
   print length($text), ":$t:$text"]]
 
 -- Odd permissions by which this process knows its own among all queues, and how
--- many there are more than when this was loaded.
-local MARK <const> = ("0%o"):format(384 | ipc.pid() & 63)
+-- many there are more than when this was loaded. The suite may run several times at
+-- once: who listens at a port of its own has the permissions of that number.
+local claims = {}
+for n = 1, 63 do
+  claims[1] = ipc.listen("tcp:127.0.0.1:" .. 24900 + n)
+  claims.bits = claims[1] and n
+  if claims[1] then break end
+end
+local MARK <const> = ("0%o"):format(384 | assert(claims.bits, "63 suites at once"))
 
 local function marked()
   local ids = {}
@@ -93,6 +100,7 @@ local has_proc = peer.has_proc and io.open "/proc/sysvipc/msg" ~= nil
 local others = has_proc and marked()
 
 local function left()
+  assert(claims[1]:pollfd()) -- it is there all the time
   local n = 0
   for id in pairs(marked()) do n = n + (others[id] and 0 or 1) end
   return n
@@ -957,6 +965,7 @@ describe("a System V queue", function()
       local got, wakes = {}, 0
       local watch = uv.new_poll(q:pollfd())
       local timer, bound = uv.new_timer(), uv.new_timer()
+      uv.update_time() -- timers count from when it ran last
       watch:start("r", function()
         wakes = wakes + 1
         while true do

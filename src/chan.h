@@ -33,6 +33,18 @@ void ipc_chan_check_tag(lua_State *L, const Chan *c, int index, bool sends);
 /* What to send by the tag argument at `index`, checked before. */
 void ipc_chan_tag(lua_State *L, const Tags *tags, int index, Message *m);
 
+/* The next message into *m: 0, or as ops->recv, an error found by recvmany
+ * first. */
+int ipc_chan_next(Chan *c, Message *m);
+
+/* What a call that receives answers to that error, of a message of `size`
+ * bytes: -IPC_READ, or the number of results pushed. */
+int ipc_chan_received(lua_State *L, Chan *self, const char *call, int err,
+                      size_t size);
+
+/* The message just copied to Lua is taken. */
+void ipc_chan_took(Chan *c, size_t size);
+
 /* Pushes the userdata of `c`, which is `self` (in slot 1) or a part of it. */
 void ipc_chan_push(lua_State *L, Chan *self, Chan *c);
 

@@ -201,6 +201,8 @@ static void core_room(lua_State *L, const Room *room) {
     luaL_setfuncs(L, room->functions, 0);
   if (room->inner)
     luaL_setfuncs(L, room->inner, 0);
+  if (room->more)
+    room->more(L);
   for (size_t i = 0; i < sizeof slots / sizeof *slots; i++) {
     if (!slots[i].func)
       continue;

@@ -1,7 +1,7 @@
 /* Lua values to MessagePack: encoding for channels and for ipc.pack, which is
  * in pack.c. Nothing here runs Lua code while a value is being encoded, so the
  * value cannot change under it. What the bytes look like is in put.h, decoding
- * in unpack.c. */
+ * in unpack.c, whole calls in envelope.c. */
 #include "prefix.h"
 
 #include <errno.h>
@@ -16,12 +16,12 @@
 #include "put.h"
 #include "view.h"
 
+const char ipc_rpc_mark[1] = {'m'};
+
 _Static_assert(sizeof(lua_Integer) == 8, "Lua integers of 64 bits");
 _Static_assert(sizeof(double) == 8, "IEEE 754 doubles");
 
 enum {
-  ENCODE_DEPTH = 64,
-  ENCODE_ROOM = 16,       /* more than any number or head takes */
   ENCODE_BATCH = 16,      /* elements on Lua's stack at once */
   ENCODE_SLOTS = 32,      /* of that stack, for one table: a batch and more */
   ENCODE_HOLES = 1 << 24, /* nils that one marked array may add */
@@ -34,26 +34,6 @@ enum {
   MAP,    /* by key, which is at table + 1 */
   MAP_KEY /* the same, inside a key that is itself a table */
 };
-
-/* A table being encoded. */
-typedef struct Level {
-  int table;       /* its stack index */
-  int kind;        /* LIST ... */
-  lua_Unsigned at; /* elements or pairs begun */
-  size_t head;     /* where its head is, counted from Encode.base */
-} Level;
-
-typedef struct Encode {
-  lua_State *L;
-  char *at, *end;       /* the next byte, and the end of the room */
-  char *base;           /* where the encoding began */
-  Buffer *out;          /* grows; NULL: the room is all there is */
-  PackForeign *foreign; /* NULL: such userdata cannot be packed */
-  int strings;
-  int slots; /* the last index that Lua's stack is known to have */
-  int depth; /* levels in use */
-  Level levels[ENCODE_DEPTH];
-} Encode;
 
 /* --- errors --- */
 
@@ -99,7 +79,11 @@ static void path_push(Encode *e, int depth) {
   luaL_checkstack(L, LUA_MINSTACK, NULL);
   luaL_Buffer b;
   luaL_buffinit(L, &b);
-  luaL_addstring(&b, "value");
+  luaL_addstring(&b, e->root ? e->root : "value");
+  if (e->argument) {
+    lua_pushfstring(L, " %d", e->argument);
+    luaL_addvalue(&b);
+  }
   for (int i = 0; i < depth; i++) {
     const Level *v = &e->levels[i];
     if (v->kind == MAP || v->kind == MAP_KEY) {
@@ -114,10 +98,21 @@ static void path_push(Encode *e, int depth) {
   luaL_pushresult(&b);
 }
 
+/* Raises the text on top; where somebody named the whole, it is for them to say
+ * where that was called. */
+static int encode_raise(const Encode *e) {
+  if (!e->root) {
+    luaL_where(e->L, 1);
+    lua_insert(e->L, -2);
+    lua_concat(e->L, 2);
+  }
+  return lua_error(e->L);
+}
+
 static int encode_refuse(Encode *e, const char *why) {
   path_push(e, e->depth);
-  luaL_error(e->L, "%s: %s", lua_tostring(e->L, -1), why);
-  return 0;
+  lua_pushfstring(e->L, "%s: %s", lua_tostring(e->L, -1), why);
+  return encode_raise(e);
 }
 
 static int encode_refuse_type(Encode *e, int index, int key) {
@@ -127,9 +122,9 @@ static int encode_refuse_type(Encode *e, int index, int key) {
     name = lua_tostring(L, -1);
   const char *article = strchr("aeio", name[0]) && name[0] ? "an" : "a";
   path_push(e, e->depth);
-  luaL_error(L, "%s: %s %s cannot be packed%s", lua_tostring(L, -1), article,
-             name, key ? " as a key" : "");
-  return 0;
+  lua_pushfstring(L, "%s: %s %s cannot be packed%s", lua_tostring(L, -1),
+                  article, name, key ? " as a key" : "");
+  return encode_raise(e);
 }
 
 /* Nested too deep: because a table contains itself? Then say which one. */
@@ -140,12 +135,14 @@ static int encode_refuse_depth(Encode *e) {
       if (lua_rawequal(L, e->levels[to].table, e->levels[from].table)) {
         path_push(e, to);
         path_push(e, from);
-        luaL_error(L, "%s: a cycle, back to %s", lua_tostring(L, -2),
-                   lua_tostring(L, -1));
-        return 0;
+        lua_pushfstring(L, "%s: a cycle, back to %s", lua_tostring(L, -2),
+                        lua_tostring(L, -1));
+        return encode_raise(e);
       }
-  luaL_error(L, "value: tables nested deeper than %d", ENCODE_DEPTH);
-  return 0;
+  path_push(e, 0);
+  lua_pushfstring(L, "%s: tables nested deeper than %d", lua_tostring(L, -1),
+                  e->most);
+  return encode_raise(e);
 }
 
 /* --- room --- */
@@ -156,8 +153,7 @@ static int encode_starve(lua_State *L) {
   return 0;
 }
 
-/* 1, or 0 if the room is fixed and spent. */
-static int encode_grow(Encode *e, size_t more) {
+int ipc_encode_grow(Encode *e, size_t more) {
   if (!e->out)
     return 0;
   size_t used = (size_t)(e->at - e->base);
@@ -167,10 +163,6 @@ static int encode_grow(Encode *e, size_t more) {
   e->at = e->base + used;
   e->end = e->out->bytes + e->out->room;
   return 1;
-}
-
-static inline int encode_room(Encode *e, size_t more) {
-  return (size_t)(e->end - e->at) >= more || encode_grow(e, more);
 }
 
 /* --- scalars: all answer 1, or 0 if the room is spent --- */
@@ -211,6 +203,16 @@ static int encode_view(Encode *e, View *v) {
   return 1;
 }
 
+/* Whether a userdata's metatable has the mark of what travels by reference. */
+static bool encode_marks(Encode *e, int index) {
+  lua_State *L = e->L;
+  if (!lua_getmetatable(L, index))
+    return false;
+  bool marks = lua_rawgetp(L, -1, ipc_rpc_mark) != LUA_TNIL;
+  lua_pop(L, 2);
+  return marks;
+}
+
 static int encode_userdata(Encode *e, int index, int key) {
   int type;
   size_t n;
@@ -236,6 +238,19 @@ static int encode_userdata(Encode *e, int index, int key) {
   return 1;
 }
 
+static int encode_special(Encode *e, int index) {
+  const char *bytes;
+  size_t size;
+  if (!e->special->pack(e->L, index, e->special, &bytes, &size))
+    return 0;
+  if (!encode_room(e, ENCODE_ROOM + size))
+    return 0;
+  e->at = put_ext(e->at, size - 1, (unsigned char)bytes[0]);
+  memcpy(e->at, bytes + 1, size - 1);
+  e->at += size - 1;
+  return 1;
+}
+
 static int encode_other(Encode *e, int index, int type, int key) {
   switch (type) {
   case LUA_TBOOLEAN:
@@ -252,7 +267,13 @@ static int encode_other(Encode *e, int index, int type, int key) {
     e->at = put_head(e->at, 0xc0);
     return 1;
   case LUA_TUSERDATA:
+    if (e->special && !key && encode_marks(e, index))
+      return encode_special(e, index);
     return encode_userdata(e, index, key);
+  case LUA_TFUNCTION:
+    if (e->special && !key)
+      return encode_special(e, index);
+  /* fall through */
   default:
     return encode_refuse_type(e, index, key);
   }
@@ -421,13 +442,40 @@ static int encode_list(Encode *e, Level *v, lua_Unsigned n, int marked) {
   return 1;
 }
 
+/* The table itself is special. */
+static int encode_marked(Encode *e, const Level *v) {
+  if (e->depth > 1 && v[-1].kind == MAP_KEY) {
+    e->depth--;
+    return encode_refuse_type(e, v->table, 1);
+  }
+  return encode_special(e, v->table);
+}
+
+/* A table that is marked as no value of this encoding. */
+static int encode_stranger(Encode *e, int table) {
+  lua_State *L = e->L;
+  e->depth--;
+  const char *name = "table";
+  if (luaL_getmetafield(L, table, "__name") == LUA_TSTRING)
+    name = lua_tostring(L, -1);
+  path_push(e, e->depth);
+  lua_pushfstring(L,
+                  "%s: an %s cannot be packed: only calls of "
+                  "ipc.rpc know it",
+                  lua_tostring(L, -1), name);
+  return encode_raise(e);
+}
+
 /* As what its mark says, or else its keys: one that is no integer makes it a
  * map, and in most maps the first one is none. */
 static int encode_pairs(Encode *e, Level *v) {
   lua_State *L = e->L;
   int mark = IPC_MARK_NONE;
   if (lua_getmetatable(L, v->table)) {
-    lua_pop(L, 1);
+    bool special = lua_rawgetp(L, -1, ipc_rpc_mark) != LUA_TNIL;
+    lua_settop(L, v->table);
+    if (special)
+      return e->special ? encode_marked(e, v) : encode_stranger(e, v->table);
     mark = ipc_mark_test(L, v->table);
   }
   lua_Unsigned n = 0;
@@ -451,7 +499,7 @@ static int encode_pairs(Encode *e, Level *v) {
 
 /* The table on top of the stack. */
 static int encode_table(Encode *e) {
-  if (e->depth == ENCODE_DEPTH)
+  if (e->depth == e->most)
     return encode_refuse_depth(e);
   if (!encode_room(e, ENCODE_ROOM))
     return 0;
@@ -469,31 +517,52 @@ static int encode_table(Encode *e) {
   return good;
 }
 
-static void encode_begin(Encode *e, lua_State *L, Buffer *out, int strings) {
+void ipc_encode_begin(Encode *e, lua_State *L, Buffer *out) {
   e->L = L;
   e->foreign = NULL;
+  e->special = NULL;
+  e->root = NULL;
+  e->argument = 0;
   e->at = e->end = e->base = NULL;
   e->out = out;
-  e->strings = strings;
+  e->strings = IPC_STRINGS_AUTO;
   e->slots = 0;
   e->depth = 0;
+  e->most = ENCODE_DEPTH;
+  e->levels = e->few;
+  if (out && out->bytes) {
+    e->at = e->base = out->bytes + out->size;
+    e->end = out->bytes + out->room;
+  }
 }
+
+int ipc_encode_index(Encode *e, int index) {
+  int type = lua_type(e->L, index);
+  if (type != LUA_TTABLE)
+    return encode_scalar(e, index, type, 0);
+  int top = lua_gettop(e->L);
+  lua_pushvalue(e->L, index);
+  if (!encode_table(e))
+    return 0;
+  lua_settop(e->L, top);
+  return 1;
+}
+
+void ipc_encode_end(Encode *e) { e->out->size += (size_t)(e->at - e->base); }
 
 void ipc_encode(lua_State *L, Buffer *out, int strings, PackForeign *f) {
   Encode e;
-  encode_begin(&e, L, out, strings);
+  ipc_encode_begin(&e, L, out);
+  e.strings = strings;
   e.foreign = f;
-  if (out->bytes) {
-    e.at = e.base = out->bytes + out->size;
-    e.end = out->bytes + out->room;
-  }
   encode_value(&e, lua_type(L, -1)); /* never short of room: out grows */
-  out->size += (size_t)(e.at - e.base);
+  ipc_encode_end(&e);
 }
 
 size_t ipc_encode_at(lua_State *L, char *bytes, size_t room, int strings) {
   Encode e;
-  encode_begin(&e, L, NULL, strings);
+  ipc_encode_begin(&e, L, NULL);
+  e.strings = strings;
   e.at = e.base = bytes;
   e.end = bytes + room;
   return encode_value(&e, lua_type(L, -1)) ? (size_t)(e.at - e.base) : 0;

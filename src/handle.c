@@ -62,12 +62,12 @@ short ipc_handle_events(const Handle *h, int want) {
   return want == IPC_WRITE && !h->ops->events ? POLLOUT : POLLIN;
 }
 
-int ipc_handle_watch(Handle *h, int want) {
+int ipc_handle_watch(Handle *h, int want, Sleepers *by) {
   enum { NAP = 1000 }; /* us */
   if (h->nap)          /* the op looks again by itself */
     return -1;
   int fd = h->ops->descriptor(h, want);
-  if (h->ops->arm && h->ops->arm(h, want) != 0)
+  if (h->ops->arm && h->ops->arm(h, want, by) != 0)
     fd = -1;
   else if (fd < 0)
     fd = h->ops->descriptor(h, want);
@@ -326,7 +326,7 @@ static int handle_pollfd(lua_State *L) {
   Handle *part = ipc_handle_part(h, want);
   part->exposed = true;
   part->waited = true; /* by a scheduler, perhaps: of an object in Lua */
-  int fd = ipc_handle_watch(part, want);
+  int fd = ipc_handle_watch(part, want, NULL);
   if (fd < 0)
     return luaL_pushfail(L), 1;
   lua_pushinteger(L, fd);

@@ -36,6 +36,7 @@ typedef struct State State;
 typedef struct Handle Handle;
 typedef struct Waiter Waiter;
 typedef struct Observer Observer;
+typedef struct Sleepers Sleepers; /* see sleepers.h */
 
 /* What a wait is for. */
 enum { IPC_READ = 1, IPC_WRITE = 2, IPC_ENDED = 4 };
@@ -67,9 +68,10 @@ typedef struct HandleOps {
   int (*descriptor)(const Handle *h, int want);
 
   /* Before somebody sleeps on the descriptor: starts what makes it ready (a
-   * thread, for what the kernel cannot poll). An errno: the wait looks again
+   * thread, for what the kernel cannot poll); `by`: that may be the loop, which
+   * alone polls it then (NULL: it must not). An errno: the wait looks again
    * from time to time instead. NULL: there is nothing to start. */
-  int (*arm)(Handle *h, int want);
+  int (*arm)(Handle *h, int want, Sleepers *by);
 
   /* The one op that blocks: until `deadline` (of ipc_now; one that has passed:
    * only looks, which may cost a system call). 0: look again. ETIMEDOUT. EINTR:
@@ -203,7 +205,7 @@ void ipc_handle_moved(lua_State *L, int index, int pid);
 
 /* What to poll for `want`, started: see HandleOps.arm. -1 and h->nap set where
  * there is nothing to poll. */
-int ipc_handle_watch(Handle *h, int want);
+int ipc_handle_watch(Handle *h, int want, Sleepers *by);
 
 /* Which of the `wants` need not be waited for, all if h is closed; asking the
  * kernel tells its observers, without Lua. */
@@ -240,20 +242,33 @@ typedef struct Spin {
   uint16_t skip;    /* waits that go to sleep at once */
   uint16_t penalty; /* what the last failure set skip to; 0: it paid */
   uint32_t budget;  /* ns; 0: never */
+  uint32_t starts;  /* retries begun */
+  long switches;    /* ipc_os_switches, when this one was; -1: not asked */
 } Spin;
 
 struct Chan;
+
+/* Something that is gathered, and that goes out before anything waits. */
+typedef struct Owed {
+  struct Owed *next, **link; /* link: NULL while nothing is owed */
+  /* Sends what it can. It is owed no more, and not again by this. */
+  void (*pay)(lua_State *L, struct Owed *o);
+} Owed;
 
 struct State {
   lua_State *main;
   Handle *handles;    /* the open ones */
   struct Chan *rests; /* channels with an accepted message not all out */
+  Owed *owed;         /* what is gathered, to go before a wait */
   Buffer scratch;     /* for encoding; valid until Lua runs again */
   Buffer polls;       /* struct pollfd[]; the same */
   Spin spin;          /* of ipc.poll */
+  Handle *reactor;    /* what the loop in Lua waited with last; NULL */
+  Nanos looked;       /* when it did so last */
   State *next;        /* among the process's states, for its end */
   pthread_t thread;   /* that opened it */
   bool scheduled;     /* a scheduler is registered */
+  bool looped;        /* and it is the loop in Lua, without another's */
   uint64_t typed;     /* rooms whose types are there, a bit each */
   unsigned typing; /* the one, from 1, whose are being made; or that failed */
   unsigned registers; /* how often one was, or was taken away */
@@ -340,12 +355,26 @@ typedef struct Op {
   int (*attempt)(lua_State *L, Handle *h);
   /* At the deadline (and on EINTR); NULL: answers nil, message, errno. */
   int (*failed)(lua_State *L, Handle *h, int err);
+  /* After an attempt that answered 0: what the call answers, or IPC_AGAIN,
+   * IPC_TURN. The slots are as before the first attempt. May run Lua; what
+   * yields goes on in a continuation of its own. NULL: nothing is to be done.
+   */
+  int (*finish)(lua_State *L, Handle *h);
   int want;     /* whose queue it stands in */
   int deadline; /* the slot: nil, a float (seconds) or an integer (ns) */
   int top;      /* the slots in use */
   bool closing; /* goes on although the handle is closed */
   bool quiet;   /* an iterator: nil at the end, other failures raise */
+  bool alone;   /* in a task, too, it retries before it suspends, as long as
+                 * the loop would not wake others */
 } Op;
+
+/* From Op.finish: what comes next is to be waited for; but first others have a
+ * turn, this being a task that was alone for long. */
+enum { IPC_AGAIN = -16, IPC_TURN };
+
+/* Whether that is so, of a task that asks before each of many messages. */
+bool ipc_run_tires(lua_State *L, State *S);
 
 /* Runs the op on the handle in slot 1: until it is done, waits in the kernel,
  * or yields when the running coroutine is a task of the scheduler. */
@@ -366,8 +395,16 @@ int ipc_deadline(lua_State *L, int index, Nanos otherwise, Nanos *deadline);
  * a rest, is ready, or a signal came. 0, ETIMEDOUT, ENOMEM or EINTR. */
 int ipc_sleep(State *S, size_t count, Nanos deadline);
 
-/* Writes what can be written of accepted messages, of all channels. */
+/* Writes what can be written of what is owed, and of accepted messages, of all
+ * channels. */
 void ipc_flush_rests(lua_State *L, State *S);
+
+/* Whether there is anything that it would write. */
+static inline bool ipc_has_rests(const State *S) { return S->rests || S->owed; }
+
+/* Something is owed from now on, or no more; again changes nothing. */
+void ipc_owe(State *S, Owed *o);
+void ipc_owe_no_more(Owed *o);
 
 /* Lets a debug hook run that a signal handler has set (Ctrl-C), on this
  * coroutine; EINTR when the main one has another hook than it `was`, else 0.
@@ -391,6 +428,9 @@ void ipc_waiter_settle(lua_State *L, int slot);
 
 /* Whether it is its turn to try. */
 bool ipc_waiter_turn(Waiter *w);
+
+/* Whether it stands in a queue. */
+bool ipc_waiter_has(const Waiter *w);
 
 /* The first task that stands in the queue for `want`, or NULL; whether any
  * task waits or watches for it. */
@@ -418,12 +458,26 @@ void ipc_suspend(lua_State *L, int slot, int count, Nanos deadline, int results,
 bool ipc_spin_start(Spin *spin, Nanos now, Nanos deadline, Nanos *until);
 void ipc_spin_failed(Spin *spin);
 
+/* It was there before the time was over: worth it, unless others had the core
+ * meanwhile. */
+void ipc_spin_paid(Spin *spin);
+
 void ipc_wait_open(lua_State *L);
 void ipc_task_open(lua_State *L);
 
 /* Pushes a new set of descriptors for the loop in Lua; or nil, message, errno.
  */
 int ipc_reactor_new(lua_State *L);
+
+/* Spin.penalty of the loop; 0: there is none. */
+uint16_t ipc_reactor_penalty(const State *S);
+
+/* Whether the loop would wake somebody now. */
+bool ipc_reactor_calls(const State *S);
+
+/* What a task that suspends itself now is woken by, for HandleOps.arm: the loop
+ * in Lua, or NULL where others may poll instead of it. */
+Sleepers *ipc_reactor_sleepers(const State *S);
 
 /* Pushes the table of what the loop in Lua stands on. */
 void ipc_task_push(lua_State *L);
@@ -507,6 +561,10 @@ typedef struct ChanOps {
 
   /* The i-th of its own figures for stats; false: there is none. */
   bool (*figure)(Chan *c, unsigned i, Figure *f);
+
+  /* With c->quiet sendmany wakes nobody who sleeps, the next without it does,
+   * whatever it can send: who is awake sees the messages. */
+  bool quiet;
 } ChanOps;
 
 #define IPC_LIMIT ((size_t)64 << 20) /* bytes of a message, by default */
@@ -542,6 +600,7 @@ struct Chan {
   size_t held_size;
   bool stream;
   bool ahead;      /* reads ahead: ready(READ, false) tells what is buffered */
+  bool quiet;      /* see ChanOps */
   bool shut;       /* shutdown was called */
   bool shutting;   /* and waits for the rest */
   bool passes;     /* handles can go beside messages */
@@ -654,6 +713,7 @@ typedef struct Room {
   const char *const *schemes; /* of addresses; NULL at the end; may be NULL */
   const luaL_Reg *functions;  /* flat names: ipc.pipe */
   const luaL_Reg *inner;      /* for our own Lua: core.pipe.NAME; may be NULL */
+  void (*more)(lua_State *L); /* beside these, into the table on top */
   const Kind *kinds;          /* a nameless one at the end; may be NULL */
   bool (*has)(const Kind *k); /* whether this system has it; NULL: it does */
   const Limit *limits;        /* a nameless one at the end; may be NULL */

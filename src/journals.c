@@ -109,7 +109,7 @@ static int sync_arm(Journal *j) {
   atomic_store(&job->target, j->target);
   atomic_store(&job->err, 0);
   atomic_store(&job->stop, false);
-  return ipc_sleeper_start(&job->sleeper);
+  return ipc_sleeper_start(&job->sleeper, NULL);
 }
 
 /* Whether the interval is over and something is to be done. */
@@ -314,7 +314,7 @@ static bool journal_doubts(void *of) {
 
 static bool journal_leaves(void *of) { return ipc_journal_gone(of); }
 
-int ipc_journal_arm(Handle *h, int want) {
+int ipc_journal_arm(Handle *h, int want, Sleepers *by) {
   Journal *j = (Journal *)h;
   if (!j->m.begun)
     return EAGAIN;
@@ -329,16 +329,18 @@ int ipc_journal_arm(Handle *h, int want) {
     j->lapsed = true; /* what wakes a task may be a slice that passed */
     w->doubts = journal_doubts;
     if (held == 0)
-      return ipc_sleeper_wake(&w->sleeper);
-    return ipc_watch_arm(w, &writers(j)->lock, held);
+      return ipc_sleeper_wake(&w->sleeper, by);
+    return ipc_watch_arm(w, &writers(j)->lock, held, by);
   }
   SegmentEvent *e = SEGMENT_READ(&j->m.s);
   uint32_t value = ipc_segment_announce(&j->m.s, e);
   w->doubts = journal_leaves;
   w->of = j;
-  if (journal_there(j) && !ipc_sleeper_asleep(&w->sleeper))
-    return ipc_sleeper_wake(&w->sleeper);
-  return ipc_watch_arm(w, &e->count, value);
+  if (!journal_there(j))
+    return ipc_watch_arm(w, &e->count, value, by);
+  /* Who waits is told, if of what it was armed with. */
+  return ipc_sleeper_keep(&w->sleeper, by) ? 0
+                                           : ipc_sleeper_wake(&w->sleeper, by);
 }
 
 int ipc_journal_wait(Handle *h, int want, Nanos deadline) {

@@ -39,7 +39,7 @@ extern const ChanOps ipc_journal_ops;
 
 /* HandleOps. */
 int ipc_journal_descriptor(const Handle *h, int want);
-int ipc_journal_arm(Handle *h, int want);
+int ipc_journal_arm(Handle *h, int want, Sleepers *by);
 int ipc_journal_wait(Handle *h, int want, Nanos deadline);
 int ipc_journal_ready(Handle *h, int want, bool ask_kernel);
 void ipc_journal_close(Handle *h, How how);

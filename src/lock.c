@@ -151,7 +151,7 @@ static bool lock_waits(const Lock *l) {
   return (l->u.how & CELL_KIND) != CELL_EVENT;
 }
 
-static int lock_arm(Handle *h, int want) {
+static int lock_arm(Handle *h, int want, Sleepers *by) {
   Lock *l = (Lock *)h;
   if (want < 0)
     return 0;
@@ -168,7 +168,7 @@ static int lock_arm(Handle *h, int want) {
   }
   l->watch.doubts = lock_waits(l) ? lock_doubts : NULL;
   l->watch.of = l;
-  return ipc_watch_arm(&l->watch, l->u.word, value);
+  return ipc_watch_arm(&l->watch, l->u.word, value, by);
 }
 
 /* Whether its cell is mapped. */

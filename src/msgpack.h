@@ -58,10 +58,11 @@ struct PackForeign {
 void ipc_value_encode_with(lua_State *L, int index, Buffer *out,
                            PackForeign *f);
 
-/* And back: `unpack` pushes a value, or answers EBADMSG. */
+/* And back: `unpack` pushes a value, or answers EBADMSG. The byte in front of
+ * `bytes` is the extension's type. */
 typedef struct UnpackForeign UnpackForeign;
 struct UnpackForeign {
-  int type;
+  int type; /* -1: every extension */
   int (*unpack)(lua_State *L, const char *bytes, size_t size, UnpackForeign *f);
   int held; /* passing.c's own, as the next two */
   unsigned handles;

@@ -9,6 +9,7 @@
 #include <sys/ipc.h>
 #include <sys/mman.h>
 #include <sys/msg.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "ipc.h"
@@ -211,15 +212,16 @@ static int msgq_begin(MsgQueue *q) {
   if (err)
     return err;
   if (q->c.ended || held_find(q, &q->want))
-    return ipc_sleeper_wake(&q->sleeper);
+    return ipc_sleeper_wake(&q->sleeper, NULL);
   q->job = (Job){q->id, q->want, 0};
   q->sleeper.sleep = msgq_sleep;
   q->sleeper.job = &q->job;
-  return ipc_sleeper_start(&q->sleeper);
+  return ipc_sleeper_start(&q->sleeper, NULL);
 }
 
-int ipc_msgq_arm(Handle *h, int want) {
+int ipc_msgq_arm(Handle *h, int want, Sleepers *by) {
   MsgQueue *q = (MsgQueue *)h;
+  (void)by;
   if (want != IPC_READ || q->id < 0)
     return 0;
   int err = msgq_begin(q);
@@ -251,6 +253,16 @@ int ipc_msgq_forking(Handle *h) {
   return 0;
 }
 
+/* The queue says from now on that it is received from here, see `heir`. */
+static void msgq_sign(const MsgQueue *q) {
+  struct {
+    long type;
+    char bytes[1];
+  } m = {IPC_MSGQ_END, {0}};
+  if (msgsnd(q->id, &m, 0, IPC_NOWAIT) == 0)
+    (void)msgrcv(q->id, &m, 0, IPC_MSGQ_END, IPC_NOWAIT | MSG_NOERROR);
+}
+
 /* In the child. An end came with all that it has. Of a named queue the parent's
  * messages in hand, its descriptor and its duty to remove are not ours. */
 void ipc_msgq_forked(Handle *h, bool child) {
@@ -260,6 +272,8 @@ void ipc_msgq_forked(Handle *h, bool child) {
   if (h->moves) {
     if (q->ends && !q->left && q->place >= 0)
       atomic_store(&ends_side(q)->pid[q->place], (int)getpid());
+    else if (q->owner)
+      msgq_sign(q);
     return;
   }
   held_clear(q);
@@ -629,6 +643,20 @@ static void ends_leave(MsgQueue *q) {
     (void)msgctl(q->id, IPC_RMID, NULL);
 }
 
+/* Whether the process that has received last is no more; one that nobody waited
+ * for is seen only by its parent. Of a queue that nobody has received from:
+ * no. */
+static bool msgq_orphaned(const MsgQueue *q) {
+  struct msqid_ds status;
+  siginfo_t ended = {0};
+  pid_t pid = ipc_msgq_status(q, &status) ? 0 : status.msg_lrpid;
+  if (pid <= 0)
+    return false;
+  if (waitid(P_PID, (id_t)pid, &ended, WEXITED | WNOHANG | WNOWAIT) == 0)
+    return ended.si_pid == pid;
+  return kill(pid, 0) != 0 && errno == ESRCH;
+}
+
 /* A pair's queue has nothing but its ends, so these remove it however they
  * end; what moved, or is another process's, is not ended here. */
 void ipc_msgq_close(Handle *h, How how) {
@@ -641,7 +669,8 @@ void ipc_msgq_close(Handle *h, How how) {
       (void)msgq_put(q, back); /* behind the others, if there is room */
     if (q->ends)
       ends_leave(q);
-    else if (q->owner && how != IPC_DROP && !q->gone)
+    else if (how != IPC_DROP && !q->gone &&
+             (q->owner || (q->heir && msgq_orphaned(q))))
       (void)msgctl(q->id, IPC_RMID, NULL);
   }
   if (q->ends && --q->ends->refs == 0)

@@ -38,6 +38,7 @@ typedef struct MsgQueue {
   Chan c;
   int id;         /* -1: not open yet */
   bool owner;     /* close by the user, or the program's end, removes it */
+  bool heir;      /* so it does once the process that received last has died */
   bool gone;      /* it was removed */
   size_t most;    /* bytes of a message; 0: unknown */
   size_t refused; /* bytes that the last full queue had no room for; 1 */
@@ -57,7 +58,7 @@ typedef struct MsgQueue {
 
 /* Slots of HandleOps and ChanOps. */
 int ipc_msgq_descriptor(const Handle *h, int want);
-int ipc_msgq_arm(Handle *h, int want);
+int ipc_msgq_arm(Handle *h, int want, Sleepers *by);
 int ipc_msgq_wait(Handle *h, int want, Nanos deadline);
 int ipc_msgq_ready(Handle *h, int want, bool ask_kernel);
 void ipc_msgq_close(Handle *h, How how);

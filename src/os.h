@@ -88,6 +88,10 @@ int ipc_os_poll(struct pollfd *fds, size_t count, int64_t timeout,
 /* The cores this process may run on now; at least 1. */
 int ipc_os_cores(void);
 
+/* How often others got the core while this thread could have gone on; -1: not
+ * told. */
+long ipc_os_switches(void);
+
 /* The cores the system runs, as of the first call; at least 1. */
 int ipc_os_online(void);
 
@@ -365,6 +369,26 @@ int ipc_os_timer(int64_t after, int64_t every, int *fd);
  * ETIMEDOUT, EINTR. Where the system knows nothing of words
  * (IPC_WITHOUT=futex) it looks from time to time. */
 int ipc_os_word_wait(_Atomic uint32_t *word, uint32_t value, int64_t ns);
+
+/* Who sleeps at a word does so in slices, to look for the dead between them: ns
+ * of the first, and of the longest, each being twice the one before. A sleep
+ * that may end before the kernel's next tick, of 4 ms at most in what is usual,
+ * sets the hardware's timer, which costs microseconds in a virtual machine. */
+enum { OS_SLICE = 4000000, OS_SLICE_MOST = 16000000 };
+
+/* The same at several at once. *which is the one that was woken; the count:
+ * none, or one is not what it was. */
+typedef struct OsWord {
+  _Atomic uint32_t *word;
+  uint32_t value;
+} OsWord;
+int ipc_os_words_wait(const OsWord *words, size_t count, int64_t ns,
+                      size_t *which);
+
+/* How many that may be: OS_WORDS; 1 (IPC_WITHOUT=waitv); 0 where the system
+ * knows nothing of words. */
+enum { OS_WORDS = 128 };
+size_t ipc_os_words(void);
 
 /* The same by looking. */
 int ipc_os_word_look(const _Atomic uint32_t *word, uint32_t value, int64_t ns);

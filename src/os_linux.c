@@ -18,6 +18,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/msg.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
@@ -233,6 +234,11 @@ int ipc_os_cores(void) {
     return 2; /* more cores than cpu_set_t holds */
   int n = CPU_COUNT(&set);
   return n > 0 ? n : 1;
+}
+
+long ipc_os_switches(void) {
+  struct rusage u;
+  return getrusage(RUSAGE_THREAD, &u) ? -1 : u.ru_nivcsw;
 }
 
 bool ipc_os_watches_processes(void) {
@@ -454,6 +460,71 @@ int ipc_os_word_wait(_Atomic uint32_t *word, uint32_t value, int64_t ns) {
     return 0;
   default: /* forbidden, seccomp(2) */
     return ipc_os_word_look(word, value, ns);
+  }
+}
+
+/* futex_waitv(2), Linux 5.16; the time is the kernel's own timespec, 64 bits on
+ * all machines. */
+#ifndef SYS_futex_waitv
+#define SYS_futex_waitv 449
+#endif
+
+enum { LINUX_WORD_32 = 2 }; /* not process-private */
+
+typedef struct LinuxWord {
+  uint64_t value, word;
+  uint32_t flags, reserved;
+} LinuxWord;
+
+static atomic_int linux_waitv = -1;
+
+/* One of no words at all is an invalid argument where there is the call. */
+static bool linux_has_waitv(void) {
+  int now = atomic_load_explicit(&linux_waitv, memory_order_relaxed);
+  if (now < 0) {
+    now = !ipc_os_without("waitv") &&
+          syscall(SYS_futex_waitv, NULL, 0, 0, NULL, CLOCK_MONOTONIC) < 0 &&
+          errno == EINVAL;
+    atomic_store_explicit(&linux_waitv, now, memory_order_relaxed);
+  }
+  return now;
+}
+
+size_t ipc_os_words(void) {
+  if (!linux_has_futex())
+    return 0;
+  return linux_has_waitv() ? OS_WORDS : 1;
+}
+
+int ipc_os_words_wait(const OsWord *words, size_t count, int64_t ns,
+                      size_t *which) {
+  LinuxWord list[OS_WORDS];
+  struct timespec now;
+  *which = count;
+  if (count == 1)
+    return ipc_os_word_wait(words->word, words->value, ns);
+  for (size_t i = 0; i < count; i++)
+    list[i] =
+        (LinuxWord){words[i].value, (uintptr_t)words[i].word, LINUX_WORD_32, 0};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  int64_t until = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec + ns;
+  int64_t t[2] = {until / 1000000000, until % 1000000000};
+  long n =
+      syscall(SYS_futex_waitv, list, (unsigned)count, 0, t, CLOCK_MONOTONIC);
+  if (n >= 0) {
+    *which = (size_t)n;
+    return 0;
+  }
+  switch (errno) {
+  case ETIMEDOUT:
+  case EINTR:
+    return errno;
+  case EAGAIN:
+  case EFAULT: /* as above */
+    return 0;
+  default: /* no memory */
+    return ipc_os_word_look(words->word, words->value,
+                            ns < 1000000 ? ns : 1000000);
   }
 }
 

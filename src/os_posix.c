@@ -344,6 +344,14 @@ int ipc_os_word_wait(_Atomic uint32_t *word, uint32_t value, int64_t ns) {
   return ipc_os_word_look(word, value, ns);
 }
 
+int ipc_os_words_wait(const OsWord *words, size_t count, int64_t ns,
+                      size_t *which) {
+  *which = count;
+  return ipc_os_word_look(words->word, words->value, ns);
+}
+
+size_t ipc_os_words(void) { return 0; }
+
 void ipc_os_word_wake(_Atomic uint32_t *word, bool all) {
   (void)word, (void)all;
 }
@@ -355,6 +363,8 @@ int ipc_os_word_wake_some(_Atomic uint32_t *word, int most) {
 
 bool ipc_os_barrier_join(void) { return false; }
 void ipc_os_barrier(void) {}
+long ipc_os_switches(void) { return -1; }
+
 int ipc_os_core(void) { return -1; }
 
 int ipc_os_unnamed_file(const char *directory, unsigned permissions, int *fd) {

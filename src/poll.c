@@ -236,7 +236,7 @@ static int poll_add(State *S, const Entry *e, bool sleeps) {
     struct pollfd p = {e->fd, want == IPC_WRITE ? POLLOUT : POLLIN, 0};
     if (e->handle) {
       Handle *part = ipc_handle_part(e->handle, want);
-      p.fd = sleeps ? ipc_handle_watch(part, want)
+      p.fd = sleeps ? ipc_handle_watch(part, want, NULL)
                     : part->ops->descriptor(part, want);
       p.events = ipc_handle_events(part, want);
     }
@@ -267,13 +267,16 @@ static Nanos poll_nap(const Entry *e, int count, Nanos deadline) {
 }
 
 /* Polls all entries; marks those the kernel calls ready and the channel
- * confirms. */
+ * confirms. EINTR before it sleeps where a signal has changed the hook `was`:
+ * what wakes the sleep may have taken its time to start. */
 static int poll_kernel(State *S, Entry *e, int count, Nanos deadline,
-                       bool *some) {
+                       lua_Hook was, bool *some) {
   S->polls.size = 0;
   for (int i = 0; i < count; i++)
     if (poll_add(S, &e[i], deadline > 0))
       return ENOMEM;
+  if (deadline > 0 && lua_gethook(S->main) != was)
+    return EINTR;
   int err = ipc_sleep(S, S->polls.size / sizeof(struct pollfd),
                       poll_nap(e, count, deadline));
   if (err && err != ETIMEDOUT && err != EINTR)
@@ -303,9 +306,9 @@ static int poll_kernel(State *S, Entry *e, int count, Nanos deadline,
 static bool poll_retry(State *S, Entry *e, int count, Nanos until) {
   bool some = false;
   do {
-    int err = poll_kernel(S, e, count, 0, &some);
+    int err = poll_kernel(S, e, count, 0, NULL, &some);
     if (some) {
-      S->spin.penalty = 0;
+      ipc_spin_paid(&S->spin);
       return true;
     }
     if (err && err != ETIMEDOUT)
@@ -331,7 +334,7 @@ static void poll_suspend(lua_State *L, const Entry *e, int count,
       if (!(e[i].want & want))
         continue;
       Handle *part = ipc_handle_part(e[i].handle, want);
-      (void)ipc_handle_watch(part, want);
+      (void)ipc_handle_watch(part, want, ipc_reactor_sleepers(part->state));
       ipc_waiter_add(L, POLL_WAITER, part, want);
     }
   }
@@ -404,7 +407,7 @@ static int poll_again(lua_State *L, int status, lua_KContext context) {
     if (p.some && p.all)
       return poll_answer(L, p.entries, p.count);
     /* What the kernel has already: what is ready here does not hide it. */
-    int err = poll_kernel(S, p.entries, p.count, 0, &p.some);
+    int err = poll_kernel(S, p.entries, p.count, 0, NULL, &p.some);
     Nanos now = ipc_now();
     if (p.some || poll_due(p.entries, p.count, now))
       return poll_answer(L, p.entries, p.count);
@@ -420,8 +423,9 @@ static int poll_again(lua_State *L, int status, lua_KContext context) {
         poll_retry(S, p.entries, p.count, until))
       return poll_answer(L, p.entries, p.count);
     err = ipc_run_hooks(L, S, was, 0, poll_again);
+    lua_Hook now_set = lua_gethook(S->main);
     if (!err)
-      err = poll_kernel(S, p.entries, p.count, p.first, &p.some);
+      err = poll_kernel(S, p.entries, p.count, p.first, now_set, &p.some);
     if (p.some || poll_due(p.entries, p.count, ipc_now()))
       return poll_answer(L, p.entries, p.count);
     if (err == EINTR)

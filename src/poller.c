@@ -33,10 +33,10 @@ static int poller_descriptor(const Handle *h, int want) {
 }
 
 /* The nap is the shortest of what is in it. */
-static int poller_arm(Handle *h, int want) {
+static int poller_arm(Handle *h, int want, Sleepers *by) {
   Nanos now = ipc_now();
   Nanos until = ipc_pollset_arm(&((Poller *)h)->set, IPC_FOREVER);
-  (void)want;
+  (void)want, (void)by; /* the kernel polls those that are in it */
   if (until != IPC_FOREVER) {
     Nanos nap = until > now ? (until - now) / 1000 + 1 : 1;
     h->nap = nap < UINT32_MAX ? (uint32_t)nap : UINT32_MAX;

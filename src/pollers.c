@@ -256,7 +256,12 @@ static int wait_again(lua_State *L, int status, lua_KContext context) {
       if (now < deadline)
         err = ipc_run_hooks(L, S, was, 0, wait_again);
       if (!err && ipc_handle_usable(&p->h)) {
-        err = wait_sleep(p, S, most, ipc_pollset_arm(&p->set, deadline));
+        lua_Hook before = lua_gethook(S->main);
+        Nanos until = ipc_pollset_arm(&p->set, deadline);
+        if (now < deadline && lua_gethook(S->main) != before)
+          err = EINTR; /* a signal, while that was set up */
+        else
+          err = wait_sleep(p, S, most, until);
         asked = !S->rests;
       }
       if (err == EINTR)

@@ -385,7 +385,7 @@ Nanos ipc_pollset_arm(Pollset *p, Nanos deadline) {
       if (!w->want)
         continue;
       Handle *part = ipc_handle_part(m->handle, w->want);
-      int fd = part->open ? ipc_handle_watch(part, w->want) : -1;
+      int fd = part->open ? ipc_handle_watch(part, w->want, NULL) : -1;
       short events = ipc_handle_events(part, w->want);
       if (watch_set(w, fd, events, false) && fd >= 0)
         tells = false;

@@ -1,6 +1,6 @@
 /* How MessagePack writes numbers and heads, and which strings are UTF-8. What
  * is put goes to p, takes 9 bytes at most, and the place behind it is returned.
- * For encode.c alone. */
+ * For encode.c and envelope.c alone. */
 #ifndef IPC_PUT_H
 #define IPC_PUT_H
 

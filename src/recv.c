@@ -47,9 +47,7 @@ static Message recv_wanted(lua_State *L, const Chan *c) {
   return m;
 }
 
-/* The next message into *m: 0, or as ops->recv, an error found by recvmany
- * first. */
-static int recv_next(Chan *c, Message *m) {
+int ipc_chan_next(Chan *c, Message *m) {
   if (c->held) {
     int err = c->held;
     m->size = c->held_size;
@@ -61,7 +59,7 @@ static int recv_next(Chan *c, Message *m) {
   return c->h.open ? c->ops->recv(c, m) : EPIPE;
 }
 
-static int recv_error(lua_State *L, Chan *self, const char *call, int err,
+int ipc_chan_received(lua_State *L, Chan *self, const char *call, int err,
                       size_t size) {
   char detail[128];
   switch (err) {
@@ -96,8 +94,7 @@ static int recv_error(lua_State *L, Chan *self, const char *call, int err,
   }
 }
 
-/* The message just copied to Lua is taken. */
-static void recv_took(Chan *c, size_t size) {
+void ipc_chan_took(Chan *c, size_t size) {
   if (size >= RECV_LARGE)
     ipc_os_expect_large();
   c->ops->took(c, size);
@@ -125,15 +122,15 @@ static int recv_attempt(lua_State *L, Handle *h) {
   int top = lua_gettop(L);
   for (;;) {
     Message m = recv_wanted(L, c);
-    int err = recv_next(c, &m);
+    int err = ipc_chan_next(c, &m);
     if (err)
-      return recv_error(L, self, "recv", err, m.size);
+      return ipc_chan_received(L, self, "recv", err, m.size);
     uint32_t serial = c->serial;
     lua_pushlstring(L, m.bytes, m.size);
     if (serial == c->serial) {
       int tags = recv_tag(L, c, &m);
       if (serial == c->serial) {
-        recv_took(c, m.size);
+        ipc_chan_took(c, m.size);
         return 1 + tags;
       }
     }
@@ -184,7 +181,7 @@ static bool recv_direct(lua_State *L, bool *tried) {
     lua_settop(L, 1);
     return false;
   }
-  recv_took(c, m.size);
+  ipc_chan_took(c, m.size);
   return true;
 }
 
@@ -223,7 +220,7 @@ static int get_streamed(lua_State *L, Chan *self, Chan *c) {
     char bytes[RECV_DECODE];
     Message m = {0};
     size_t used = 0;
-    int err = recv_next(c, &m);
+    int err = ipc_chan_next(c, &m);
     if (err) {
       lua_settop(L, decoder - 1);
       return err;
@@ -269,7 +266,7 @@ static int get_passed(lua_State *L, Chan *self, Chan *c, Message *m,
   int held = lua_gettop(L);
   if (serial != c->serial)
     return 0;
-  recv_took(c, m->size);
+  ipc_chan_took(c, m->size);
   f.held = held;
   int err = ipc_value_decode_with(L, lua_tostring(L, bytes), m->size, &f);
   ipc_passing_settle(L, c, held);
@@ -287,16 +284,16 @@ static int get_attempt(lua_State *L, Handle *h) {
     if (err == EBADMSG)
       return get_failed(L, self);
     if (err)
-      return recv_error(L, self, "get", err, 0);
+      return ipc_chan_received(L, self, "get", err, 0);
     c->received++;
     return 1;
   }
   for (;;) {
     char bytes[RECV_DECODE];
     Message m = recv_wanted(L, c);
-    int top = lua_gettop(L), err = recv_next(c, &m);
+    int top = lua_gettop(L), err = ipc_chan_next(c, &m);
     if (err)
-      return recv_error(L, self, "get", err, m.size);
+      return ipc_chan_received(L, self, "get", err, m.size);
     uint32_t serial = c->serial;
     int tags = recv_tag(L, c, &m);
     if (serial != c->serial) {
@@ -319,7 +316,7 @@ static int get_attempt(lua_State *L, Handle *h) {
       err = ipc_value_decode(L, lua_tostring(L, -1), m.size);
     }
     if (serial == c->serial) {
-      recv_took(c, m.size);
+      ipc_chan_took(c, m.size);
       if (err)
         return get_failed(L, self);
       if (tags)
@@ -363,9 +360,9 @@ static int recvmsg_attempt(lua_State *L, Handle *h) {
   Chan *self = (Chan *)h, *c = self->reader;
   for (;;) {
     Message m = recv_wanted(L, c);
-    int err = recv_next(c, &m);
+    int err = ipc_chan_next(c, &m);
     if (err)
-      return recv_error(L, self, "recvmsg", err, m.size);
+      return ipc_chan_received(L, self, "recvmsg", err, m.size);
     uint32_t serial = c->serial;
     lua_pushlstring(L, m.bytes, m.size);
     int bytes = lua_gettop(L), tags = 0;
@@ -375,7 +372,7 @@ static int recvmsg_attempt(lua_State *L, Handle *h) {
       ipc_passing_hold(L, c, &m, serial);
     if (serial == c->serial) {
       int held = lua_gettop(L);
-      recv_took(c, m.size);
+      ipc_chan_took(c, m.size);
       ipc_passing_list(L, c, held, lua_toboolean(L, RECVMSG_STREAM));
       ipc_passing_settle(L, c, held);
       lua_pushvalue(L, bytes);
@@ -435,13 +432,13 @@ static int many_collect(lua_State *L) {
     lua_pushlstring(L, m.bytes, m.size);
     if (serial == c->serial) {
       lua_rawseti(L, 2, ++count);
-      recv_took(c, m.size);
+      ipc_chan_took(c, m.size);
     }
     lua_settop(L, 4);
     if (count == max || (c->ahead && c->h.ops->ready(&c->h, IPC_READ, false)))
       return 0;
     m = given[0];
-    int err = recv_next(c, &m);
+    int err = ipc_chan_next(c, &m);
     if (err) {
       if (err != EAGAIN) {
         c->held = err;
@@ -455,9 +452,9 @@ static int many_collect(lua_State *L) {
 static int recvmany_attempt(lua_State *L, Handle *h) {
   Chan *self = (Chan *)h, *c = self->reader;
   Message given[2] = {recv_wanted(L, c), recv_wanted(L, c)}, *m = &given[1];
-  int err = recv_next(c, m);
+  int err = ipc_chan_next(c, m);
   if (err)
-    return recv_error(L, self, "recvmany", err, m->size);
+    return ipc_chan_received(L, self, "recvmany", err, m->size);
   lua_newtable(L);
   int list = lua_gettop(L);
   lua_pushcfunction(L, many_collect);
@@ -467,10 +464,10 @@ static int recvmany_attempt(lua_State *L, Handle *h) {
   lua_pushlightuserdata(L, given);
   /* Allocating the table ran finalisers perhaps: look again. */
   *m = given[0];
-  err = recv_next(c, m);
+  err = ipc_chan_next(c, m);
   if (err) {
     lua_settop(L, list - 1);
-    return recv_error(L, self, "recvmany", err, m->size);
+    return ipc_chan_received(L, self, "recvmany", err, m->size);
   }
   c->batch = (size_t)lua_tointeger(L, RECVMANY_MAX);
   int status = lua_pcall(L, 4, 0, 0);
@@ -529,14 +526,14 @@ static int read_attempt(lua_State *L, Handle *h) {
                   ? c->ops->read(c, size, what == 'l' || what == 'L', &m)
                   : EPIPE;
     if (err)
-      return recv_error(L, self, "read", err, m.size);
+      return ipc_chan_received(L, self, "read", err, m.size);
     uint32_t serial = c->serial;
     size_t keep = m.size;
     if (what == 'l' && keep > 0 && m.bytes[keep - 1] == '\n')
       keep--;
     lua_pushlstring(L, m.bytes, keep);
     if (serial == c->serial) {
-      recv_took(c, m.size);
+      ipc_chan_took(c, m.size);
       return 1;
     }
     lua_pop(L, 1);

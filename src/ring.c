@@ -688,12 +688,9 @@ static int ring_fill(Ring *r, uint64_t tail, uint32_t number, const Message *m,
   return err;
 }
 
-static int ring_sendmany(Chan *c, const Message *m, size_t count,
-                         size_t *sent) {
-  Ring *r = (Ring *)c;
+static int ring_put(Ring *r, const Message *m, size_t count, size_t *sent) {
   SegmentSide *w = SEGMENT_WRITERS(&r->m.s);
   bool ask = ipc_ring_suspects(r);
-  *sent = 0;
   int err = ring_may_send(r, ask);
   if (err)
     return err;
@@ -711,8 +708,20 @@ static int ring_sendmany(Chan *c, const Message *m, size_t count,
     int lost = ipc_ring_unlock(r, &w->lock);
     err = lost ? lost : err;
   }
+  return err;
+}
+
+static int ring_sendmany(Chan *c, const Message *m, size_t count,
+                         size_t *sent) {
+  Ring *r = (Ring *)c;
+  *sent = 0;
+  int err = ring_put(r, m, count, sent);
   if (*sent > 0)
+    r->untold = true;
+  if (r->untold && !c->quiet) { /* also where nothing more can be sent now */
+    r->untold = false;
     ipc_segment_tell(&r->m.s, SEGMENT_READ(&r->m.s));
+  }
   return err;
 }
 
@@ -811,4 +820,5 @@ const ChanOps ipc_ring_ops = {.recv = ring_recv,
                               .shutdown = ipc_ring_shutdown,
                               .settle = ring_settle,
                               .figure = ipc_ring_figure,
-                              .dup = ipc_rings_dup};
+                              .dup = ipc_rings_dup,
+                              .quiet = true};

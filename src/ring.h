@@ -26,14 +26,15 @@ enum { RING_FREE = 0 };
 
 typedef struct Ring Ring;
 
-/* A thread that waits for us, once somebody polls; what it may look at. */
+/* What waits for us, once somebody polls; what it may look at. */
 typedef struct RingJob {
   Sleeper sleeper;
   Ring *ring;
   int want;
   SegmentWide at, need;           /* what is enough */
   _Atomic uint32_t *_Atomic busy; /* or: a lock to wait for */
-  atomic_bool stop;
+  uint64_t from;                  /* `at` and `busy` of the last look */
+  _Atomic uint32_t *held;
 } RingJob;
 
 struct Ring {
@@ -60,6 +61,7 @@ struct Ring {
   bool awaited;     /* a lock: others may wait for it, too */
   uint32_t looks;   /* takes since the dead were last looked for */
   unsigned tickets; /* out */
+  bool untold;      /* readers that sleep do not know of all that was sent */
   uint32_t lost;    /* broadcast: messages, before the one in hand */
   Nanos slice;      /* of the next sleep; 0: the first */
   uint64_t through; /* messages, when the last sleep began */
@@ -76,7 +78,7 @@ extern const ChanOps ipc_ring_ops;
 
 /* HandleOps. */
 int ipc_ring_descriptor(const Handle *h, int want);
-int ipc_ring_arm(Handle *h, int want);
+int ipc_ring_arm(Handle *h, int want, Sleepers *by);
 int ipc_ring_wait(Handle *h, int want, Nanos deadline);
 int ipc_ring_ready(Handle *h, int want, bool ask_kernel);
 void ipc_ring_close(Handle *h, How how);

@@ -10,12 +10,6 @@
 #include "os.h"
 #include "ring.h"
 
-enum {
-  SLICE = 1000000,      /* ns of a call's first sleep */
-  SLICE_LOCK = 4000000, /* of a later one: locks are held for moments */
-  SLICE_MOST = 16000000 /* for anything else */
-};
-
 /* ---------------------------------------------------------- what is there */
 
 uint64_t ipc_ring_slowest(const Ring *r, uint64_t tail) {
@@ -75,19 +69,17 @@ static void ring_expect(const Ring *r, uint64_t need) {
   atomic_store(&e->enough, good);
 }
 
-/* Sleeps for `want`: 0: look again. ETIMEDOUT, EINTR. */
-static int ring_sleep(const Ring *r, int want, uint64_t at, uint64_t need,
-                      _Atomic uint32_t *busy, Nanos ns,
-                      const atomic_bool *stop) {
+/* Announces a sleep for `want`; *word is what to sleep on. True: look again. */
+static bool ring_announce(const Ring *r, int want, uint64_t at, uint64_t need,
+                          _Atomic uint32_t *busy, OsWord *word) {
   SegmentEvent *e = ring_event(r, want);
+  word->word = busy ? busy : &e->count;
   if (busy)
-    return ipc_segment_await(&r->m.s, busy, ns);
+    return ipc_segment_expect(&r->m.s, busy, &word->value);
   if (want == IPC_WRITE)
     ring_expect(r, need);
-  uint32_t announced = ipc_segment_announce(&r->m.s, e);
-  if (ring_there(r, want, at, need) || (stop && atomic_load(stop)))
-    return 0;
-  return ipc_os_word_wait(&e->count, announced, ns);
+  word->value = ipc_segment_announce(&r->m.s, e);
+  return ring_there(r, want, at, need);
 }
 
 /* A slice passed: whether a death could have changed what the op would find.
@@ -115,16 +107,19 @@ int ipc_ring_wait(Handle *h, int want, Nanos deadline) {
     r->slice = 0;
     return 0;
   }
-  Nanos most = busy ? SLICE_LOCK : SLICE_MOST;
+  Nanos most = busy ? OS_SLICE : OS_SLICE_MOST; /* locks: held for moments */
   uint64_t messages = r->c.sent + r->c.received;
   if (r->slice == 0 || messages != r->through)
-    r->slice = SLICE;
+    r->slice = OS_SLICE;
   else if (r->slice > most)
     r->slice = most;
   r->through = messages;
   Nanos slice = r->slice;
-  int err = ring_sleep(r, want, r->at, r->need, busy,
-                       slice < left ? slice : left, NULL);
+  OsWord on;
+  int err =
+      ring_announce(r, want, r->at, r->need, busy, &on)
+          ? 0
+          : ipc_os_word_wait(on.word, on.value, slice < left ? slice : left);
   if (err != ETIMEDOUT) {
     r->slice = 0;
     return err;
@@ -161,42 +156,42 @@ int ipc_ring_ready(Handle *h, int want, bool ask_kernel) {
              : EAGAIN;
 }
 
-/* ---------------------------------------------------------------- threads */
+/* ------------------------------------------------ by a thread, or the loop */
 
-/* The thread of a poll set: it only looks, and takes no lock. */
-static void job_sleep(void *argument) {
+/* They only look, and take no lock. */
+static bool job_look(void *argument, OsWord *word) {
   RingJob *j = argument;
-  Ring *r = j->ring;
-  Nanos slice = SLICE;
-  while (!atomic_load(&j->stop)) {
-    _Atomic uint32_t *busy = atomic_load(&j->busy);
-    uint64_t at = atomic_load(&j->at), need = atomic_load(&j->need);
-    if (!busy && ring_there(r, j->want, at, need))
-      return;
-    int err = ring_sleep(r, j->want, at, need, busy, slice, &j->stop);
-    if (err == ETIMEDOUT && slice < (busy ? SLICE_LOCK : SLICE_MOST)) {
-      slice *= 2;
-    } else if (err == ETIMEDOUT && ring_doubts(r, j->want, busy)) {
-      atomic_store(&r->suspect, true);
-      return;
-    } else if (err == 0 && atomic_load(&j->at) == at &&
-               atomic_load(&j->busy) == busy) {
-      return; /* or somebody came or left */
-    }
-  }
+  const Ring *r = j->ring;
+  _Atomic uint32_t *busy = atomic_load(&j->busy);
+  uint64_t at = atomic_load(&j->at), need = atomic_load(&j->need);
+  if (busy ? atomic_load(busy) == 0 : ring_there(r, j->want, at, need))
+    return true;
+  if (!word)
+    return false;
+  j->from = at;
+  j->held = busy;
+  return ring_announce(r, j->want, at, need, busy, word);
 }
 
-/* Makes the thread look at what it waits for again. */
-static void job_nudge(const RingJob *j) {
+/* Woken: for that, or somebody came or left. */
+static bool job_woken(void *argument, int64_t slice) {
+  RingJob *j = argument;
+  Ring *r = j->ring;
+  if (slice == 0)
+    return atomic_load(&j->at) == j->from && atomic_load(&j->busy) == j->held;
+  const void *busy = atomic_load(&j->busy);
+  if (slice < (busy ? OS_SLICE : OS_SLICE_MOST) ||
+      !ring_doubts(r, j->want, busy))
+    return false;
+  atomic_store(&r->suspect, true);
+  return true;
+}
+
+static void job_nudge(void *argument) {
+  const RingJob *j = argument;
   ipc_os_word_wake(&SEGMENT_READERS(&j->ring->m.s)->lock, true);
   ipc_os_word_wake(&SEGMENT_WRITERS(&j->ring->m.s)->lock, true);
   ipc_segment_rouse(ring_event(j->ring, j->want));
-}
-
-static void job_rouse(void *argument) {
-  RingJob *j = argument;
-  atomic_store(&j->stop, true);
-  job_nudge(j);
 }
 
 int ipc_ring_descriptor(const Handle *h, int want) {
@@ -205,38 +200,41 @@ int ipc_ring_descriptor(const Handle *h, int want) {
   return j ? ipc_sleeper_descriptor(&j->sleeper) : -1;
 }
 
-int ipc_ring_arm(Handle *h, int want) {
+static RingJob *job_new(Ring *r, int want) {
+  RingJob *j = calloc(1, sizeof *j);
+  if (!j)
+    return NULL;
+  j->sleeper.look = job_look;
+  j->sleeper.woken = job_woken;
+  j->sleeper.nudge = job_nudge;
+  j->sleeper.job = j;
+  j->ring = r;
+  j->want = want;
+  return j;
+}
+
+int ipc_ring_arm(Handle *h, int want, Sleepers *by) {
   Ring *r = (Ring *)h;
   RingJob **at = &r->job[want == IPC_WRITE], *j = *at;
   if (!r->m.begun)
     return EAGAIN;
-  if (!j) {
-    j = calloc(1, sizeof *j);
-    if (!j)
-      return ENOMEM;
-    j->sleeper.sleep = job_sleep;
-    j->sleeper.rouse = job_rouse;
-    j->sleeper.job = j;
-    j->ring = r;
-    j->want = want;
-    *at = j;
-  }
+  if (!j)
+    j = *at = job_new(r, want);
+  if (!j)
+    return ENOMEM;
   _Atomic uint32_t *busy = ring_busy(r, want);
-  bool asleep = ipc_sleeper_asleep(&j->sleeper);
+  bool waits = ipc_sleeper_keep(&j->sleeper, by);
   bool other = j->at != r->at || j->need != r->need || j->busy != busy;
-  if (asleep && !other)
+  if (waits && !other)
     return 0;
   j->at = r->at;
   j->need = r->need;
   j->busy = busy;
-  if (asleep)
-    job_nudge(j);
-  if (asleep && ipc_sleeper_asleep(&j->sleeper))
+  if (waits && ipc_sleeper_nudge(&j->sleeper))
     return 0; /* it looks at these from now on */
   if (!busy && ipc_ring_ready(h, want, true) == 0)
-    return ipc_sleeper_wake(&j->sleeper);
-  atomic_store(&j->stop, false);
-  return ipc_sleeper_start(&j->sleeper);
+    return ipc_sleeper_wake(&j->sleeper, by);
+  return ipc_sleeper_start(&j->sleeper, by);
 }
 
 static void jobs_end(Ring *r, bool foreign) {

@@ -160,14 +160,21 @@ int ipc_segment_dead(Segment *s, uint32_t owner, bool *dead) {
 
 /* ------------------------------------------------------------------- locks */
 
-int ipc_segment_await(const Segment *s, _Atomic uint32_t *lock, Nanos ns) {
+bool ipc_segment_expect(const Segment *s, _Atomic uint32_t *lock,
+                        uint32_t *value) {
   uint32_t now = atomic_load(lock);
+  *value = now | SEGMENT_WAITS;
   if (now == 0 || (now & ~SEGMENT_WAITS) == s->me)
-    return 0;
-  if (!(now & SEGMENT_WAITS) &&
-      !atomic_compare_exchange_strong(lock, &now, now | SEGMENT_WAITS))
-    return 0;
-  return ipc_os_word_wait(lock, now | SEGMENT_WAITS, ns);
+    return true;
+  return !(now & SEGMENT_WAITS) &&
+         !atomic_compare_exchange_strong(lock, &now, now | SEGMENT_WAITS);
+}
+
+int ipc_segment_await(const Segment *s, _Atomic uint32_t *lock, Nanos ns) {
+  uint32_t value;
+  return ipc_segment_expect(s, lock, &value)
+             ? 0
+             : ipc_os_word_wait(lock, value, ns);
 }
 
 int ipc_segment_takeover(Segment *s, _Atomic uint32_t *lock) {

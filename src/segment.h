@@ -465,6 +465,10 @@ static inline int ipc_segment_try(Segment *s, _Atomic uint32_t *lock) {
  * EINTR. */
 int ipc_segment_await(const Segment *s, _Atomic uint32_t *lock, Nanos ns);
 
+/* Without the sleep: false and what to sleep on. True: look again. */
+bool ipc_segment_expect(const Segment *s, _Atomic uint32_t *lock,
+                        uint32_t *value);
+
 /* If its owner is dead it is ours: 0; EAGAIN: it lives. ENOTRECOVERABLE. */
 int ipc_segment_takeover(Segment *s, _Atomic uint32_t *lock);
 

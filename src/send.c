@@ -100,11 +100,18 @@ static int send_result(lua_State *L, Chan *self, Chan *c, const char *call,
   }
 }
 
-/* What became of the rest of this serial: 0 if it is out. */
+/* What became of the rest of this serial: 0 if it is out. Who is told here that
+ * it is lost need not hear so again at the end. */
 static int chan_progress(lua_State *L, Chan *c, lua_Integer serial) {
-  if (c->rest.link && c->rest.serial == serial)
-    return ipc_chan_flush(L, c);
-  return c->failed && c->failed_serial == serial ? c->failed : 0;
+  if (c->rest.link && c->rest.serial == serial) {
+    int err = ipc_chan_flush(L, c);
+    if (err == 0 || err == EAGAIN)
+      return err;
+  }
+  if (!c->failed || c->failed_serial != serial)
+    return 0;
+  c->lost = 0;
+  return c->failed;
 }
 
 /* With handles beside the bytes, which are elsewhere once it is accepted. */

@@ -163,6 +163,7 @@ static int sysv_acquire(Sysv *s, const char *path, bool temporary,
   for (int turn = 0; turn < SYSV_TURNS; turn++) {
     if (a->by == BY_ID || (a->by != PRIVATE && a->create != IPC_CREATE_NEW)) {
       err = sysv_find(s, key, status, why);
+      s->q.heir = !err && a->by == BY_ID && temporary;
       if (err != ENOENT || a->by == BY_ID || a->create == IPC_ATTACH)
         return err;
     }
@@ -484,7 +485,9 @@ full; after `ipc.fork` it stays with the parent.
 @tparam[opt] table options every room's, and: `project` (1): 1 to 255 or one
 character, for ftok(3); `capacity`: bytes the queue holds (by default
 kernel.msgmnb, 16,384; more needs privilege); `id`: opens the queue of that
-identifier, the key being nil. `maxsize` is at most kernel.msgmax, 8,192
+identifier, the key being nil; then `temporary` says that close removes it if
+the process that has received from it last is dead. `maxsize` is at most
+kernel.msgmax, 8,192
 @treturn channel; or nil, message, errno: ENOENT with `create = false`, and
 `"timeout"` if `retry` gave it time; EEXIST with `create = "new"`, or where
 permissions or capacity are others than asked for; EACCES; EPERM for a capacity

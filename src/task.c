@@ -143,6 +143,8 @@ bool ipc_waiter_turn(Waiter *w) {
   return true;
 }
 
+bool ipc_waiter_has(const Waiter *w) { return w->handle != NULL; }
+
 bool ipc_in_task(lua_State *L, State *S) {
   if (!S->scheduled || !lua_isyieldable(L))
     return false;
@@ -352,6 +354,26 @@ static int waiter_gc(lua_State *L) {
   return 0;
 }
 
+/* ----------------------------------------------------- how the loop waits */
+
+static const char cancel_key; /* its address, given to resume with an error */
+
+static int wait_resumed(lua_State *L, int status, lua_KContext context) {
+  (void)status, (void)context;
+  if (lua_touserdata(L, 1) != &cancel_key)
+    return lua_gettop(L);
+  lua_settop(L, 2);
+  return lua_error(L);
+}
+
+/* Yields with a mark, which tells this from what a user yields, and the
+ * objects. Raises the error that it is resumed with. */
+static int task_wait(lua_State *L) {
+  lua_pushlightuserdata(L, (void *)&waiter_key);
+  lua_insert(L, 1);
+  return lua_yieldk(L, lua_gettop(L), 0, wait_resumed);
+}
+
 /* -------------------------------------------------------------- functions */
 
 /***
@@ -383,30 +405,14 @@ static int task_scheduler(lua_State *L) {
   }
   for (int i = 3; i >= 1; i--)
     lua_setiuservalue(L, 2, i);
+  lua_getiuservalue(L, 2, SCHEDULER_WAIT);
+  S->looped = lua_tocfunction(L, -1) == task_wait;
   S->scheduled = some;
   S->registers++;
   return 0;
 }
 
 /* -------------------------------------- what lua/ipc/loop/reactor.lua needs */
-
-static const char cancel_key; /* its address, given to resume with an error */
-
-static int wait_resumed(lua_State *L, int status, lua_KContext context) {
-  (void)status, (void)context;
-  if (lua_touserdata(L, 1) != &cancel_key)
-    return lua_gettop(L);
-  lua_settop(L, 2);
-  return lua_error(L);
-}
-
-/* Yields with a mark, which tells this from what a user yields, and the
- * objects. Raises the error that it is resumed with. */
-static int task_wait(lua_State *L) {
-  lua_pushlightuserdata(L, (void *)&waiter_key);
-  lua_insert(L, 1);
-  return lua_yieldk(L, lua_gettop(L), 0, wait_resumed);
-}
 
 /* (message, errno) -> an error object. */
 static int task_error(lua_State *L) {
@@ -436,7 +442,7 @@ static int task_registers(lua_State *L) {
  * others, -1 where there is none. */
 static int task_flush(lua_State *L) {
   State *S = ipc_state(L);
-  if (!S->rests)
+  if (!ipc_has_rests(S))
     return 0;
   ipc_flush_rests(L, S);
   lua_settop(L, 0);

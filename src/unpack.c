@@ -57,18 +57,6 @@ void ipc_decode_explain(lua_State *L, const Decode *d) {
 
 /* --- bytes --- */
 
-static uint32_t get16(const unsigned char *p) {
-  return (uint32_t)p[0] << 8 | p[1];
-}
-
-static uint32_t get32(const unsigned char *p) {
-  return get16(p) << 16 | get16(p + 2);
-}
-
-static uint64_t get64(const unsigned char *p) {
-  return (uint64_t)get32(p) << 32 | get32(p + 4);
-}
-
 static lua_Number get_float32(const unsigned char *p) {
   uint32_t u = get32(p);
   float f;
@@ -92,9 +80,7 @@ static lua_Integer get_signed(uint64_t u, int bits) {
   return -(lua_Integer)(sign - 1 - (u - sign)) - 1;
 }
 
-/* Bytes of the head of 0xc0 ... 0xdf, that byte and an ext's type included; 0
- * is no head. */
-static const unsigned char head_size[32] = {
+const unsigned char ipc_head_size[32] = {
     1, 0, 1, 1,    /* nil, never used, false, true */
     2, 3, 5,       /* bin */
     3, 4, 6,       /* ext */
@@ -198,7 +184,7 @@ int ipc_decode_run(lua_State *L, Decode *d, const unsigned char **from,
     } else if (type >= 0xe0) {
       lua_pushinteger(L, (lua_Integer)type - 0x100);
     } else if (type >= 0xc0) {
-      need = head = head_size[type - 0xc0];
+      need = head = ipc_head_size[type - 0xc0];
       if (!head) {
         bad = decode_refuse(d, offset, "byte c1 starts no value", 0);
         goto out;
@@ -317,7 +303,8 @@ int ipc_decode_run(lua_State *L, Decode *d, const unsigned char **from,
         bad = decode_refuse(d, offset, "more than %I tables", d->limits.tables);
         goto out;
       }
-      if (d->foreign && p[head - 1] == d->foreign->type) {
+      if (d->foreign &&
+          (d->foreign->type < 0 || p[head - 1] == d->foreign->type)) {
         if (d->foreign->unpack(L, (const char *)p + head, (size_t)n,
                                d->foreign)) {
           bad = decode_refuse(d, offset,

@@ -1,5 +1,5 @@
-/* Between unpack.c, which decodes, and decoder.c, which is given the bytes in
- * pieces. Nobody else includes it. */
+/* Between unpack.c, which decodes, decoder.c, which is given the bytes in
+ * pieces, and envelope.c. Nobody else includes it. */
 #ifndef IPC_UNPACK_H
 #define IPC_UNPACK_H
 
@@ -8,6 +8,22 @@
 #include <stdint.h>
 
 #include "msgpack.h"
+
+/* Bytes of the head of 0xc0 ... 0xdf, that byte and an ext's type included; 0
+ * is no head. */
+extern const unsigned char ipc_head_size[32];
+
+static inline uint32_t get16(const unsigned char *p) {
+  return (uint32_t)p[0] << 8 | p[1];
+}
+
+static inline uint32_t get32(const unsigned char *p) {
+  return get16(p) << 16 | get16(p + 2);
+}
+
+static inline uint64_t get64(const unsigned char *p) {
+  return (uint64_t)get32(p) << 32 | get32(p + 4);
+}
 
 enum { FRAME_ARRAY, FRAME_KEY, FRAME_VALUE };
 

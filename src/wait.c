@@ -65,6 +65,8 @@ int ipc_deadline(lua_State *L, int index, Nanos otherwise, Nanos *deadline) {
 
 /* --------------------------------------------------------------- retrying */
 
+enum { SPIN_ASKS = 16 };
+
 /* After a retry that did not pay the next 1, 3, 7, ... 1023 waits sleep at
  * once; one that did forgets all of that. So two processes on one core lose
  * nearly nothing, and two on different cores find out within a few waits. */
@@ -75,6 +77,9 @@ bool ipc_spin_start(Spin *spin, Nanos now, Nanos deadline, Nanos *until) {
     spin->skip--;
     return false;
   }
+  /* Asked always where it does not pay, and now and then where it does. */
+  spin->switches =
+      spin->penalty || ++spin->starts % SPIN_ASKS == 0 ? ipc_os_switches() : -1;
   *until = now + (Nanos)spin->budget;
   if (*until > deadline)
     *until = deadline;
@@ -86,6 +91,13 @@ void ipc_spin_failed(Spin *spin) {
   if (spin->penalty > 1023)
     spin->penalty = 1023;
   spin->skip = spin->penalty;
+}
+
+void ipc_spin_paid(Spin *spin) {
+  if (spin->switches >= 0 && ipc_os_switches() != spin->switches)
+    ipc_spin_failed(spin); /* on one core, asleep it would have been sooner */
+  else
+    spin->penalty = 0;
 }
 
 /* ----------------------------------------------------------------- hooks */
@@ -114,7 +126,31 @@ int ipc_run_hooks(lua_State *L, State *S, lua_Hook was, lua_KContext context,
 
 /* --------------------------------------------------------------- sleeping */
 
+void ipc_owe(State *S, Owed *o) {
+  if (o->link)
+    return;
+  o->next = S->owed;
+  if (o->next)
+    o->next->link = &o->next;
+  o->link = &S->owed;
+  S->owed = o;
+}
+
+void ipc_owe_no_more(Owed *o) {
+  if (!o->link)
+    return;
+  *o->link = o->next;
+  if (o->next)
+    o->next->link = o->link;
+  o->link = NULL;
+}
+
 void ipc_flush_rests(lua_State *L, State *S) {
+  while (S->owed) {
+    Owed *o = S->owed;
+    ipc_owe_no_more(o);
+    o->pay(L, o);
+  }
   for (Chan *c = S->rests, *next; c; c = next) {
     next = c->rest.next;
     if (c->h.generation == ipc_generation)
@@ -178,10 +214,11 @@ static int run_refused(lua_State *L, const Op *op, Handle *h) {
   return op->failed(L, h, EPIPE);
 }
 
+/* Of a duplex's part: that is what an op sees of it. */
 static Spin *run_spin(Handle *h, int want) {
   if (!h->channel || want == IPC_ENDED)
     return NULL;
-  return &((Chan *)h)->spin[want == IPC_WRITE];
+  return &((Chan *)ipc_handle_part(h, want))->spin[want == IPC_WRITE];
 }
 
 /* One turn of waiting for `want`: 0 to try again, or why not. May yield. */
@@ -191,6 +228,7 @@ typedef struct Run {
   Waiter *waiter;
   lua_Hook hook; /* the main coroutine's when the call began */
   Nanos until;   /* retrying ends; 0: not retrying */
+  Nanos asked;   /* whether others are called, while retrying in a task */
   Spin *spin;    /* whose retrying that is */
   bool looked;   /* the handle's own wait has looked, after the deadline */
 } Run;
@@ -207,6 +245,78 @@ static int run_late(Run *r, int want) {
 
 static int run(lua_State *L, int status, lua_KContext context);
 
+enum {
+  RUN_ASKS = 5000,    /* ns between looks at who else could go on */
+  RUN_TURNS = 5000000 /* ns that a task retries before others have a turn */
+};
+
+/* In a task: whether retrying, begun or not, goes on instead of a suspension.
+ * Who else can go on goes first. */
+static bool run_alone(Run *r, const Handle *part, int want, Nanos now,
+                      Nanos deadline) {
+  if (r->waiter || (part->queue && ipc_waiter_first(part, want)))
+    return false;
+  if (!r->until) {
+    r->spin = run_spin(r->handle, want);
+    r->asked = now;
+    return r->spin && ipc_spin_start(r->spin, now, deadline, &r->until);
+  }
+  if (now >= r->until) {
+    r->until = 0;
+    ipc_spin_failed(r->spin);
+    return false;
+  }
+  if (now - r->asked < RUN_ASKS)
+    return true;
+  r->asked = now;
+  return !ipc_reactor_calls(part->state);
+}
+
+/* The waiter goes. Not by lua_settop alone: that of Lua 5.4.4 goes on with a
+ * pointer into the stack, which what it closes may have moved. */
+static void run_leave(lua_State *L, Run *r) {
+  int slot = r->op->top + 1;
+#if LUA_VERSION_RELEASE_NUM >= 50403
+  if (r->waiter)
+    lua_closeslot(L, slot);
+#endif
+  lua_settop(L, slot - 1);
+  r->waiter = NULL;
+}
+
+/* After a suspension. One that was for a turn leaves no place in a queue. */
+static void run_resumed(lua_State *L, Run *r) {
+  int slot = r->op->top + 1;
+  r->waiter = lua_touserdata(L, slot);
+  ipc_waiter_settle(L, slot);
+  if (!ipc_waiter_has(r->waiter))
+    run_leave(L, r);
+}
+
+/* Suspends the task until what it waits for may be there; `turn`: only until
+ * others have had theirs. */
+static void run_suspend(lua_State *L, Run *r, int want, Nanos deadline,
+                        bool turn) {
+  int slot = r->op->top + 1;
+  Handle *part = ipc_handle_part(r->handle, want);
+  lua_KContext context = (lua_KContext)r->op;
+  r->until = 0;
+  if (turn) {
+    r->waiter = ipc_waiter_open(L, NULL, want, false);
+    deadline = 0;
+  } else {
+    (void)ipc_handle_watch(part, want, ipc_reactor_sleepers(part->state));
+    if (!r->waiter)
+      r->waiter = ipc_waiter_open(L, part, want, r->op->closing);
+    Spin *spin = r->op->alone ? NULL : run_spin(r->handle, want);
+    if (spin) /* the loop retries, and knows whether that pays */
+      spin->penalty = ipc_reactor_penalty(part->state);
+    deadline = ipc_handle_nap(part, deadline);
+  }
+  ipc_suspend(L, slot, 0, deadline, 0, context, run);
+  run_resumed(L, r);
+}
+
 static int run_wait(lua_State *L, Run *r, int want) {
   Handle *h = r->handle;
   State *S = h->state;
@@ -217,17 +327,15 @@ static int run_wait(lua_State *L, Run *r, int want) {
                    h->channel ? ((Chan *)h)->timeout : IPC_FOREVER, &deadline);
   if (err || (now = ipc_now()) >= deadline)
     return run_late(r, want);
-  if (S->rests)
+  if (ipc_has_rests(S))
     ipc_flush_rests(L, S);
 
   Handle *part = ipc_handle_part(h, want);
+  bool turn = r->op->alone && !r->waiter && now - S->looked > RUN_TURNS;
+  if (r->op->alone && !turn && run_alone(r, part, want, now, deadline))
+    return 0;
   if (ipc_in_task(L, S)) {
-    int slot = r->op->top + 1;
-    (void)ipc_handle_watch(part, want);
-    if (!r->waiter)
-      r->waiter = ipc_waiter_open(L, part, want, r->op->closing);
-    ipc_suspend(L, slot, 0, ipc_handle_nap(part, deadline), 0, context, run);
-    ipc_waiter_settle(L, slot);
+    run_suspend(L, r, want, deadline, turn);
     return 0;
   }
 
@@ -245,6 +353,7 @@ static int run_wait(lua_State *L, Run *r, int want) {
   err = ipc_run_hooks(L, S, r->hook, context, run);
   if (err)
     return err;
+  lua_Hook was = lua_gethook(S->main);
   if (h->channel)
     ((Chan *)h)->sleeps++;
   if (part->ops->wait && !part->nap && !S->rests) {
@@ -259,11 +368,28 @@ static int run_wait(lua_State *L, Run *r, int want) {
   if (ipc_buffer_reserve(&S->polls, sizeof(struct pollfd)))
     return ENOMEM;
   *(struct pollfd *)(void *)S->polls.bytes = (struct pollfd){
-      ipc_handle_watch(part, want), ipc_handle_events(part, want), 0};
-  err = ipc_sleep(S, 1, ipc_handle_nap(part, deadline));
+      ipc_handle_watch(part, want, NULL), ipc_handle_events(part, want), 0};
+  if (lua_gethook(S->main) != was) /* a signal, while the watch was set up */
+    err = EINTR;
+  else
+    err = ipc_sleep(S, 1, ipc_handle_nap(part, deadline));
   if (err == EINTR)
     return ipc_run_hooks(L, S, r->hook, context, run);
   return err == ETIMEDOUT ? 0 : err; /* one last look, then the clock says so */
+}
+
+/* What was waited for is there: as Op.finish. */
+static int run_more(lua_State *L, Run *r) {
+  run_leave(L, r);
+  r->until = 0;
+  int n = r->op->finish(L, r->handle);
+  if (n == IPC_TURN)
+    run_suspend(L, r, r->op->want, 0, true);
+  return n;
+}
+
+bool ipc_run_tires(lua_State *L, State *S) {
+  return S->reactor && ipc_now() - S->looked > RUN_TURNS && ipc_in_task(L, S);
 }
 
 /* `tried`: an attempt has just been made, and would have to wait. */
@@ -271,13 +397,11 @@ static int run_from(lua_State *L, lua_KContext context, bool tried) {
   const Op *op = (const Op *)context;
   Handle *h = lua_touserdata(L, 1);
   Handle *part = ipc_handle_part(h, op->want);
-  Run r = {op, h, NULL, lua_gethook(h->state->main), 0, NULL, false};
+  Run r = {op, h, NULL, lua_gethook(h->state->main), 0, 0, NULL, false};
   if (L == h->state->main)
     h->state->hook = r.hook;
-  if (lua_gettop(L) > op->top) {
-    r.waiter = lua_touserdata(L, op->top + 1);
-    ipc_waiter_settle(L, op->top + 1);
-  }
+  if (lua_gettop(L) > op->top)
+    run_resumed(L, &r);
   for (;;) {
     int n;
     if (!ipc_handle_usable(h) && !op->closing)
@@ -297,17 +421,25 @@ static int run_from(lua_State *L, lua_KContext context, bool tried) {
     }
     if (n >= 0) {
       if (r.until)
-        r.spin->penalty = 0;
+        ipc_spin_paid(r.spin);
       if (part->queue && !r.waiter) /* a waiter tells the next when it leaves */
         ipc_wake_next(L, part, op->want);
-      return run_finish(L, op, n);
+      if (n > 0 || !op->finish)
+        return run_finish(L, op, n);
+      n = run_more(L, &r);
+      if (n >= 0)
+        return n;
+      tried =
+          n == IPC_AGAIN && !part->nap && !part->ops->arm && !part->ops->wait;
+      continue;
     }
     tried = false;
     int err = run_wait(L, &r, -n);
     if (!err)
       continue;
     if (err == ETIMEDOUT && part->exposed && ipc_handle_usable(part))
-      (void)ipc_handle_watch(part, op->want); /* a foreign loop polls it now */
+      (void)ipc_handle_watch(part, op->want,
+                             NULL); /* a foreign loop polls it now */
     return run_failed(L, op, h, err);
   }
 }
@@ -348,7 +480,7 @@ static int sleep_again(lua_State *L, int status, lua_KContext context) {
   for (;;) {
     if (lua_gettop(L) > 1)
       ipc_waiter_settle(L, 2);
-    if (S->rests)
+    if (ipc_has_rests(S))
       ipc_flush_rests(L, S);
     if (ipc_now() >= deadline)
       return lua_pushboolean(L, 1), 1;

@@ -6,11 +6,6 @@
 #include "os.h"
 #include "watch.h"
 
-enum {
-  SLICE = 1000000,      /* ns of the first sleep */
-  SLICE_MOST = 16000000 /* twice as many each time, up to this */
-};
-
 int ipc_watch_wait(_Atomic uint32_t *word, uint32_t value, Nanos deadline,
                    Nanos *slice, bool *lapsed) {
   Nanos left = deadline - ipc_now();
@@ -20,66 +15,65 @@ int ipc_watch_wait(_Atomic uint32_t *word, uint32_t value, Nanos deadline,
     return 0;
   }
   if (*slice == 0)
-    *slice = SLICE;
+    *slice = OS_SLICE;
   int err = ipc_os_word_wait(word, value, *slice < left ? *slice : left);
   if (err != ETIMEDOUT) {
     *slice = 0;
     return err;
   }
-  if (*slice < SLICE_MOST)
+  if (*slice < OS_SLICE_MOST)
     *slice *= 2;
   *lapsed = true;
   return EINTR; /* a signal that came between two sleeps is heard, too */
 }
 
-/* Only looks; what it finds changed is for the caller to find again. */
-static void watch_sleep(void *argument) {
+/* What it finds changed is for the caller to find again. */
+static bool watch_look(void *argument, OsWord *word) {
   Watch *w = argument;
-  Nanos slice = SLICE;
-  while (!atomic_load(&w->stop)) {
-    _Atomic uint32_t *word = atomic_load(&w->word);
-    uint32_t value = atomic_load(&w->value);
-    int err = ipc_os_word_wait(word, value, slice);
-    if (err == ETIMEDOUT && slice < SLICE_MOST)
-      slice *= 2;
-    else if (err == ETIMEDOUT && w->doubts && w->doubts(w->of))
-      return;
-    else if (err == 0 && atomic_load(&w->word) == word &&
-             atomic_load(&w->value) == value)
-      return;
-  }
+  OsWord now = {atomic_load(&w->word), atomic_load(&w->value)};
+  if (word)
+    *word = w->last = now;
+  return atomic_load(now.word) != now.value;
+}
+
+static bool watch_woken(void *argument, int64_t slice) {
+  Watch *w = argument;
+  if (slice == 0)
+    return atomic_load(&w->word) == w->last.word &&
+           atomic_load(&w->value) == w->last.value;
+  return slice >= OS_SLICE_MOST && w->doubts && w->doubts(w->of);
 }
 
 /* A thread that is just about to sleep misses this; for one slice at most. */
-static void watch_rouse(void *argument) {
+static void watch_nudge(void *argument) {
   Watch *w = argument;
-  atomic_store(&w->stop, true);
-  ipc_os_word_wake(atomic_load(&w->word), true);
+  ipc_os_word_wake(w->nudged, true);
 }
 
 int ipc_watch_descriptor(const Watch *w) {
   return ipc_sleeper_descriptor(&w->sleeper);
 }
 
-int ipc_watch_arm(Watch *w, _Atomic uint32_t *word, uint32_t value) {
-  w->sleeper.sleep = watch_sleep;
-  w->sleeper.rouse = watch_rouse;
+int ipc_watch_arm(Watch *w, _Atomic uint32_t *word, uint32_t value,
+                  Sleepers *by) {
+  w->sleeper.look = watch_look;
+  w->sleeper.woken = watch_woken;
+  w->sleeper.nudge = watch_nudge;
   w->sleeper.job = w;
   _Atomic uint32_t *before = atomic_load(&w->word);
-  bool asleep = ipc_sleeper_asleep(&w->sleeper);
-  if (asleep && before == word && atomic_load(&w->value) == value)
+  bool waits = ipc_sleeper_keep(&w->sleeper, by);
+  if (waits && before == word && atomic_load(&w->value) == value)
     return 0;
+  w->nudged = before;
   atomic_store(&w->word, word);
   atomic_store(&w->value, value);
-  if (asleep) {
-    ipc_os_word_wake(before, true);
-    if (ipc_sleeper_asleep(&w->sleeper))
-      return 0; /* it looks at these from now on */
-  }
+  waits = waits && ipc_sleeper_nudge(&w->sleeper);
+  w->nudged = word;
+  if (waits)
+    return 0; /* it looks at these from now on */
   if (atomic_load(word) != value)
-    return ipc_sleeper_wake(&w->sleeper);
-  atomic_store(&w->stop, false);
-  return ipc_sleeper_start(&w->sleeper);
+    return ipc_sleeper_wake(&w->sleeper, by);
+  return ipc_sleeper_start(&w->sleeper, by);
 }
 
 void ipc_watch_stop(Watch *w) { ipc_sleeper_stop(&w->sleeper); }

@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "ipc.h"
+#include "os.h"
 #include "waiter.h"
 
 /* In this thread, as HandleOps.wait: sleeps while *word is `value`. *slice is
@@ -17,8 +18,8 @@
 int ipc_watch_wait(_Atomic uint32_t *word, uint32_t value, Nanos deadline,
                    Nanos *slice, bool *lapsed);
 
-/* In a thread of its own, for who polls or yields. Zeroed it is ready for use,
- * with `doubts` set where deaths matter. */
+/* Beside this thread or in the loop's sleep, for who polls or yields. Zeroed it
+ * is ready for use, with `doubts` set where deaths matter. */
 typedef struct Watch {
   /* A slice passed: whether a death may have changed what is waited for; then
    * the descriptor becomes readable. For any thread. NULL: never. */
@@ -28,16 +29,18 @@ typedef struct Watch {
   Sleeper sleeper;
   _Atomic uint32_t *_Atomic word;
   _Atomic uint32_t value;
-  atomic_bool stop;
+  OsWord last;              /* of the last look */
+  _Atomic uint32_t *nudged; /* what a thread sleeps on */
 } Watch;
 
 /* What is readable once the word is not what it was armed with; -1 before. */
 int ipc_watch_descriptor(const Watch *w);
 
 /* As HandleOps.arm. The word must stay mapped until the watch is stopped. */
-int ipc_watch_arm(Watch *w, _Atomic uint32_t *word, uint32_t value);
+int ipc_watch_arm(Watch *w, _Atomic uint32_t *word, uint32_t value,
+                  Sleepers *by);
 
-/* The thread ends, if there is one; who polls looks again. */
+/* It waits no more; who polls looks again. */
 void ipc_watch_stop(Watch *w);
 
 /* The same, and all is given back; `foreign` as ipc_sleeper_close. */

@@ -326,13 +326,14 @@ static int wait_descriptor(const Handle *h, int want) {
   return ipc_watch_descriptor(&((const WordWait *)h)->watch);
 }
 
-static int wait_arm(Handle *h, int want) {
+static int wait_arm(Handle *h, int want, Sleepers *by) {
   WordWait *w = (WordWait *)h;
   (void)want;
   if (wait_find(w))
     return EAGAIN;
   atomic_store(&w->at, w->word.at);
-  return ipc_watch_arm(&w->watch, word_half(&w->word), (uint32_t)w->expected);
+  return ipc_watch_arm(&w->watch, word_half(&w->word), (uint32_t)w->expected,
+                       by);
 }
 
 static int wait_sleep(Handle *h, int want, Nanos deadline) {

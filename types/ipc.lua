@@ -1666,4 +1666,272 @@ function server:close() end
 ---@return integer? errno
 function ipc.serve(where, fn, options) end
 
+-- ---- calls
+
+---@alias ipc.rpc.exports table<string, function|table> functions by name; nested tables are flattened
+
+---@class ipc.rpc.options: ipc.socket.options
+---@field name? string what the other side sees as session.name
+---@field docs? table<string, string> of functions by name, for session:methods()
+---@field timeout? number seconds a call may take, here and there (30)
+---@field calls? integer calls in flight of one connection (1000)
+---@field params? integer arguments of a call, and its results, from 2 (250)
+---@field method? integer bytes of a method's name (100)
+---@field nested? integer calls that wait within calls (16)
+---@field unsent? integer bytes of answers and notifications that may be left unread (16 MiB)
+---@field first? number seconds to the first message (10)
+---@field stall? number seconds for the rest of a message (30)
+---@field references? integer functions and objects that the other side may hold (10000)
+---@field maxsize? integer bytes of a message, from 512 (16 MiB)
+---@field depth? integer tables within tables, from 4 to 1000 (64)
+---@field values? integer values in a message, from 64 (1,000,000)
+---@field tables? integer tables in a message, from 8 (100,000)
+---@field keys? integer keys of one table that are not strings (1024)
+---@field errors? "array"|"string" how errors go to peers that are not ours
+---@field traceback? boolean whether errors carry it to the other side
+---@field authkey? string the secret that both sides have
+---@field allow? fun(session: ipc.rpc.session): boolean, string? whether who is there may call
+---@field peer? "ours"|"plain"|"nvim" what is on the other side
+---@field nvim? boolean answers nvim_get_api_info
+---@field on_open? fun(session: ipc.rpc.session)
+---@field on_close? fun(session: ipc.rpc.session, message: string?, errno: integer?)
+---@field on_error? fun(error: any, session: ipc.rpc.session, traceback: string?)
+
+---@class ipc.rpc.serve_options: ipc.rpc.options
+---@field limit? integer connections at once (256)
+---@field grace? number seconds that close gives the calls that run (5)
+---@field process? boolean in a process of its own
+---@field workers? integer processes that serve the same address
+
+---@class ipc.rpc.connect_options: ipc.rpc.options
+---@field exports? ipc.rpc.exports what the server may call
+---@field reconnect? number|boolean seconds it tries to connect again
+---@field idempotent? boolean|string[] what is called again after that
+
+---@class ipc.rpc.with
+---@field timeout? number seconds
+---@field trace? string goes with each call
+---@field idempotent? boolean
+
+---@class ipc.rpc.error what a remote function raises: tostring is its text
+---@field message string
+---@field errno integer 0: the function raised it
+---@field method? string its name
+---@field code? integer
+---@field traceback? string
+---@field data? any what the table that was raised had so
+
+---@class ipc.rpc.remote
+---@field [string] any functions of the other side, and tables of them
+
+---@class ipc.rpc.session
+---@field remote ipc.rpc.remote
+---@field peer? string
+---@field name? string what the other side calls itself
+---@field uid? integer of who is there, on unix sockets; of a pair, of who made it
+---@field pid? integer
+---@field data table yours, empty at first: it goes with the session
+---@field deadline? number seconds left for the call that runs
+---@field trace? string of the call that runs
+local session = {}
+
+---@alias ipc.rpc.target string|ipc.rpc.function_|ipc.rpc.object|ipc.rpc.future
+
+---@param target ipc.rpc.target
+---@param ... any a method's name first, if the target is an object or a future
+---@return true? ok
+---@return any ... results; or message, errno, error
+function session:call(target, ...) end
+
+---@param target ipc.rpc.target
+---@param ... any
+---@return ipc.rpc.future
+function session:async(target, ...) end
+
+---@param target ipc.rpc.target
+---@param ... any
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function session:notify(target, ...) end
+
+---@return ipc.rpc.batch
+function session:batch() end
+
+---@param defaults ipc.rpc.with
+---@return ipc.rpc.session
+function session:with(defaults) end
+
+---@return table<string, string>? methods name to documentation
+---@return string? message
+---@return integer? errno
+function session:methods() end
+
+---@param timeout? number seconds
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function session:serve(timeout) end
+
+---@param timeout? number seconds
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function session:wait(timeout) end
+
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function session:close() end
+
+---@return boolean # whether the call that runs is to end
+function session:cancelled() end
+
+---@return table<string, integer>
+function session:stats() end
+
+---@class ipc.rpc.future
+---@field done boolean
+local future = {}
+
+---@param timeout? number seconds; 0 takes what is there
+---@return true? ok
+---@return any ... results; or message, errno, error
+function future:wait(timeout) end
+
+---@return boolean
+function future:cancel() end
+
+---@param method string of the object that the call is going to answer
+---@param ... any
+---@return true? ok
+---@return any ...
+function future:call(method, ...) end
+
+---@param method string
+---@param ... any
+---@return ipc.rpc.future
+function future:async(method, ...) end
+
+---@class ipc.rpc.batch
+local batch = {}
+
+---@param target ipc.rpc.target
+---@param ... any
+---@return ipc.rpc.future
+function batch:async(target, ...) end
+
+---@param target ipc.rpc.target
+---@param ... any
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function batch:notify(target, ...) end
+
+---@param timeout? number seconds
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function batch:send(timeout) end
+
+---@return true ok
+function batch:close() end
+
+---@class ipc.rpc.function_ a function of the other side
+---@overload fun(...: any): any
+local remote_function = {}
+
+---@param ... any
+---@return true? ok
+---@return any ...
+function remote_function:call(...) end
+
+---@param ... any
+---@return ipc.rpc.future
+function remote_function:async(...) end
+
+---@param ... any
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function remote_function:notify(...) end
+
+---@class ipc.rpc.object an object of the other side: its methods and properties
+---@field [string] any
+
+---@class ipc.rpc.stream values of the other side, one after the other: `for v in s do`
+---@overload fun(): any
+local remote_stream = {}
+
+---@param timeout? number seconds; nil: for ever
+---@return any ... the values of the next step; nil at the end; or nil, message, errno, error
+function remote_stream:next(timeout) end
+
+---@class ipc.rpc.local_stream a stream that was made here, used here as the other side's are
+---@overload fun(): any
+local stream = {}
+
+---@param timeout? number seconds; nil: for ever
+---@return any ... the values of the next step; nil at the end; or nil, message, errno, error
+function stream:next(timeout) end
+
+---@class ipc.rpc.server
+---@field address string?
+---@field addresses string[]
+---@operator len: integer
+local rpc_server = {}
+
+---@param timeout? number seconds
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function rpc_server:wait(timeout) end
+
+---@return true ok
+function rpc_server:stop() end
+
+---@return true ok
+function rpc_server:close() end
+
+---@class ipc.rpc
+local rpc = {}
+
+---@param where string|ipc.listener|ipc.channel|(string|ipc.listener)[]
+---@param exports ipc.rpc.exports
+---@param options? ipc.rpc.serve_options
+---@return ipc.rpc.server|ipc.rpc.session|nil server of a channel: its session
+---@return string? message
+---@return integer? errno
+function rpc.serve(where, exports, options) end
+
+---@param where string|ipc.channel|string[] a program is a list of words
+---@param options? ipc.rpc.connect_options
+---@return ipc.rpc.session? session
+---@return string? message
+---@return integer? errno
+function rpc.connect(where, options) end
+
+---@return ipc.rpc.session? session of the call that runs
+function rpc.caller() end
+
+---@generic T
+---@param state T
+---@param methods table<string, fun(state: T, ...: any): any>
+---@param options? { properties?: string[], writable?: string[] }
+---@return any object
+function rpc.object(state, methods, options) end
+
+---@param iterator fun(...: any): any or function(emit)
+---@param state? any
+---@param control? any
+---@param closing? any is closed when the stream ends
+---@return ipc.rpc.local_stream stream
+function rpc.stream(iterator, state, control, closing) end
+
+---@param reference any a function, object or stream of the other side
+---@return true
+function rpc.release(reference) end
+
+ipc.rpc = rpc
+
 return ipc

@@ -246,6 +246,9 @@ take[TABLE] = function(g, t, i)
   elseif meta then
     if rawget(meta, "__metatable") == "ipc" then
       refuse(g, g.from[i], g.edges[i], article(kind_of(t) or "handle") .. " of this kind cannot travel")
+    elseif rawget(meta, core.rpc.mark) then
+      local what = article(kind_of(t) or "table")
+      refuse(g, g.from[i], g.edges[i], what .. " cannot travel: only calls of ipc.rpc know it")
     elseif rawget(meta, "__gc") ~= nil then
       refuse(g, g.from[i], g.edges[i], "a table with a finaliser (__gc) cannot travel")
     end

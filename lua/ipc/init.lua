@@ -13,7 +13,7 @@ ipc.duplex, ipc.parent = nil, nil -- fields, see below
 local later = {
   pair = "ipc.names", open = "ipc.names", duplex = "ipc.names", listen = "ipc.names", connect = "ipc.names",
   spawn = "ipc.spawn", run = "ipc.exec", pipeline = "ipc.exec",
-  loop = "ipc.loop", main = "ipc.main", serve = "ipc.serve",
+  loop = "ipc.loop", main = "ipc.main", serve = "ipc.serve", rpc = "ipc.rpc",
 }
 
 return setmetatable(ipc, {

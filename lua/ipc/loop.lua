@@ -77,8 +77,14 @@ function Root:lost()
 end
 
 local function drop_all(which)
+  local list = {}
   for task in pairs(tasks.alive) do
     if which(task) then
+      list[#list + 1] = task
+    end
+  end
+  for _, task in ipairs(list) do
+    if tasks.alive[task] then
       tasks.drop(task)
     end
   end
@@ -94,6 +100,7 @@ end
 
 -- Cancels all tasks and waits until they have ended, but not for ever.
 local function wind_down()
+  tasks.ending = true
   drop_all(unable) -- it ends the program, and waits for this
   for again = 1, TIMES do
     for task in pairs(tasks.alive) do
@@ -133,7 +140,7 @@ function loop.run(fn, ...)
     __close = function()
       tasks.root = root -- what fails now is noted, not raised
       pcall(wind_down)
-      tasks.root = nil
+      tasks.root, tasks.ending = nil, false
     end,
   })
   while not root.over do
@@ -228,7 +235,8 @@ function loop.step(timeout)
   return tasks.count
 end
 
---- The descriptor that is readable when a step would find something to do.
+--- The descriptor that is readable when a step would find something to do; to be asked
+-- for again after `use(nil)`.
 -- @function loop.pollfd
 -- @treturn integer
 function loop.pollfd()
@@ -252,6 +260,9 @@ end
 local function change_host(host)
   local before = tasks.current() == nil and tasks.host
   tasks.host = host
+  if before and not host then
+    reactor.own()
+  end
   if before and before ~= host and before.leave then
     before.leave()
   end

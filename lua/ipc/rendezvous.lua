@@ -16,7 +16,8 @@ local rendezvous = {}
 -- What only a mechanism knows: `offer` makes what a client receives from and says
 -- hello's text, and gives what makes its sending side of the welcome's; `answer`
 -- is the listener's half, its two sides and the welcome's text; `blank` is a name
--- for trying options; `there` tells whether a lobby has its listener still.
+-- for trying options; `there` tells whether a lobby has its listener still; `sweep`
+-- removes what pairs of killed processes have left.
 -- What they open they put into `keep`.
 local kinds = {}
 
@@ -166,6 +167,7 @@ function kinds.fifo()
     offer = offer, answer = answer,
     blank = function(rest) return rest .. "." .. token() end,
     there = function(lobby) return lobby:reopen(0) end, -- does nothing if it is
+    sweep = function() end,
   }
 end
 
@@ -198,7 +200,7 @@ function kinds.mqueue()
 
   return {
     valid = valid_name, welcome = valid_name, offer = offer, answer = answer,
-    blank = function() return "/ipc." .. token() end,
+    blank = function() return "/ipc." .. token() end, sweep = function() end,
     there = function(_, rest)
       local lobby, message, errno = room.open(rest, "w", { create = false })
       if lobby then
@@ -209,10 +211,59 @@ function kinds.mqueue()
   }
 end
 
+-- Bits of permissions that mean nothing of a queue: those made here have them.
+local MARK <const> = tonumber("111", 8)
+
+local function marked(permissions)
+  local bits = type(permissions) == "string" and permissions:find "^0?[0-7][0-7][0-7]$" and tonumber(permissions, 8)
+  if permissions ~= nil and not bits then
+    return permissions -- the core says what is wrong with it
+  end
+  return ("%04o"):format((bits or tonumber("600", 8)) | MARK)
+end
+
+-- Of a line of the system's list: key 0, id, permissions, the processes that sent and
+-- received last, user, creator.
+local LINE <const> = "^%s*0%s+(%d+)%s+(%d+)%s+%d+%s+%d+%s+(%d+)%s+(%d+)%s+(%d+)%s+%d+%s+(%d+)%s"
+
+local function is_dead(pid)
+  pid = math.tointeger(tonumber(pid))
+  return pid > 0 and not core.rpc.alive(pid)
+end
+
+-- Removes the queues of connections whose processes are all dead, where the system
+-- lists them: one without a key has no name by which somebody else could come for it.
+local function sweep_queues()
+  local list <close> = io.open "/proc/sysvipc/msg"
+  for line in list and list:lines() or function() end do
+    local id, bits, sender, receiver, user, creator = line:match(LINE)
+    if id and tonumber(bits, 8) & MARK == MARK and user == creator and is_dead(sender) and is_dead(receiver) then
+      local queue = ipc.sysv(nil, "w", { id = math.tointeger(tonumber(id)), temporary = true })
+      if queue then
+        queue:close() -- and removes it
+      end
+    end
+  end
+end
+
 function kinds.sysv()
+  -- From the beginning a queue says whose it is: who has received last.
   local function make(keep, options)
-    local r, message, errno = kept(keep, ipc.sysv("private", "r", own(options, "sysv")))
-    return r, r and r:id() or message, errno
+    local all = own(options, "sysv")
+    all.permissions = marked(all.permissions)
+    local r, message, errno = kept(keep, ipc.sysv("private", "r", all))
+    if not r then
+      return nil, message, errno
+    end
+    local w <close> = ipc.sysv(nil, "w", { id = r:id() })
+    local ok = w and w:send("", nil, 0) and r:recv(0)
+    return ok and r, ok and r:id() or "ipc.connect: the queue was removed", E.EIDRM
+  end
+
+  -- Whether nobody but a living process that has made it for this has used it.
+  local function is_fresh(stat)
+    return stat and stat.key == 0 and stat.messages == 0 and stat.last_send_pid == stat.last_recv_pid
+      and stat.last_recv_pid > 0
   end
 
   local function reach(keep, id, options)
@@ -224,6 +275,10 @@ function kinds.sysv()
     if stat and stat.key ~= 0 then
       w:close()
       return nil, "ipc.connect: not a private queue", E.EPERM
+    elseif is_fresh(stat) then -- what the other leaves when it is killed is removed here
+      w:close()
+      all.temporary = true
+      w, message, errno = ipc.sysv(nil, "w", all)
     end
     return kept(keep, w, message, errno)
   end
@@ -248,7 +303,7 @@ function kinds.sysv()
       return r, w, mine, function() end
     end,
     blank = function(rest) return rest end,
-    there = function(lobby) return lobby:stat() end,
+    there = function(lobby) return lobby:stat() end, sweep = sweep_queues,
   }
 end
 
@@ -454,6 +509,7 @@ function rendezvous.listen(rest, options, scheme)
   local kind = kinds[scheme]()
   check_address(rest, scheme)
   check_options(kind, rest, options, scheme)
+  kind.sweep()
   local keep <close> = keeping()
   local sole = scheme == "fifo" or nil
   local first, message, errno = kept(keep, guarded(core[scheme].open, rest, "r", lobby_options(options, {
@@ -515,6 +571,7 @@ function rendezvous.connect(rest, options, scheme)
   local kind = kinds[scheme]()
   check_address(rest, scheme)
   check_options(kind, rest, options, scheme)
+  kind.sweep()
   local deadline = clock.deadline(options.timeout)
   local entered <close> = keeping()
   local lobby, message, errno = kept(entered, core[scheme].open(rest, "w", lobby_options(options, {

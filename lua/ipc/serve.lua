@@ -44,8 +44,13 @@ local function accept_all(self)
     local conn, message, errno = listener:accept(math.huge)
     if conn then
       nap = NAP
+      local ok, task = pcall(tasks.go, self, serve_client, self, conn)
+      if not ok then
+        conn:close()
+        error(task, 0)
+      end
       self.count = self.count + 1
-      self.clients[tasks.go(self, serve_client, self, conn)] = true
+      self.clients[task] = true
     elseif errno == E.EPIPE then
       return
     elseif errno ~= E.ETIMEDOUT then
@@ -64,7 +69,9 @@ function Server:lost(task)
     self.over = true
   else
     self.clients[task] = nil
-    self.count = self.count - 1
+    if not task.left then
+      task.left, self.count = true, self.count - 1
+    end
     tasks.call(self.places)
   end
   if not task.ok and not task.cancelled then -- on_error itself
@@ -83,8 +90,8 @@ local function drained(self, moment)
   local task = tasks.current()
   local inside = task and (self.clients[task] or task == self.task)
   local more = inside and 1 or 0
-  self.leaving = self.leaving + more
   local left <close> = setmetatable({}, { __close = function() self.leaving = self.leaving - more end })
+  self.leaving = self.leaving + more
   if inside then
     tasks.call_all(self.line)
   end
@@ -154,13 +161,18 @@ function Server:__tostring()
   return ("ipc.server (%s, %d clients)"):format(self.address, self.count)
 end
 
+local TEXTS <const> = 1000 -- that are remembered: clients may choose them
+
 -- Errors on the standard error, each text once.
 local function reporter(address)
-  local seen = {}
+  local seen, count = {}, 0
   return function(value, _, trace)
     local text = tasks.text(value)
     if not seen[text] then
-      seen[text] = true
+      if count == TEXTS then
+        seen, count = {}, 0
+      end
+      seen[text], count = true, count + 1
       io.stderr:write("ipc.serve: ", address, ": ", trace or text, "\n")
     end
   end
@@ -185,6 +197,18 @@ local function split(options)
     error("bad argument #3 to 'serve' (on_error: function expected)", 3)
   end
   return own, rest
+end
+
+-- A server of a listener, which is its own when this returns.
+local function begin(where, listener, fn, own)
+  local address = listener:address() or tostring(where)
+  local self = setmetatable({
+    listener = listener, address = address, fn = fn, limit = own.limit or 1000,
+    grace = own.grace or GRACE, on_error = own.on_error or reporter(address), clients = {}, count = 0, leaving = 0,
+    places = tasks.line(), line = tasks.line(), over = false, task = false,
+  }, Server)
+  self.task = tasks.go(self, accept_all, self)
+  return self
 end
 
 --- Serves every client of an address by a task of its own, from now on: `fn(conn,
@@ -224,12 +248,12 @@ return function(where, fn, options)
   elseif next(rest) then
     error(("bad argument #3 to 'serve' (unknown option '%s')"):format(next(rest)), 2)
   end
-  local address = listener:address() or tostring(where)
-  local self = setmetatable({
-    listener = listener, address = address, fn = fn, limit = own.limit or 1000,
-    grace = own.grace or GRACE, on_error = own.on_error or reporter(address), clients = {}, count = 0, leaving = 0,
-    places = tasks.line(), line = tasks.line(),
-  }, Server)
-  self.task = tasks.go(self, accept_all, self)
+  local ok, self = pcall(begin, where, listener, fn, own)
+  if not ok then
+    if listener ~= where then
+      listener:close()
+    end
+    error(self, 0)
+  end
   return self
 end

@@ -34,6 +34,23 @@ function peer.clean()
   end
 end
 
+local addresses = 0
+
+--- A new address of a mechanism: "unix", "tcp", "fifo", "shm", "sysv" or "mqueue". Names
+-- begin with "ipc-", `what` ("at") and the process.
+function peer.address(scheme, what)
+  addresses = addresses + 1
+  local name = ("ipc-%s-%d-%d"):format(what or "at", ipc.pid(), addresses)
+  if scheme == "tcp" then
+    return "tcp:127.0.0.1:0"
+  elseif scheme == "sysv" then
+    return ("sysv:%d"):format(0x10000000 + (ipc.pid() << 8) % 0x60000000 + addresses % 256)
+  elseif scheme == "unix" then
+    return ("unix:/tmp/%s.sock"):format(name)
+  end
+  return ("%s:%s/%s"):format(scheme, scheme == "fifo" and "/tmp" or "", name)
+end
+
 local function bounded(options)
   local o = { timeout = peer.limit }
   for name, value in pairs(options or {}) do

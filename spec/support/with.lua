@@ -128,7 +128,7 @@ function with.fill(w, message)
   local named, address = pcall(function() return w:address() end)
   local wait = named and tostring(address):find "^tcp:" and 0.05 or 0
   local n = 0
-  while w:send(message, nil, wait) do n = n + 1 end
+  while w:send(message, nil, wait) or w:send(message, nil, 0) do n = n + 1 end -- it may have been late
   return n
 end
 

@@ -1,6 +1,7 @@
 -- Who waits for what: members wait for descriptors and moments, and are woken by
 -- them. A member is a table (a task, a coroutine of a host, who is outside of both),
--- whose method `woken` is called once when what it waits for may be there.
+-- whose method `woken` is called once when what it waits for may be there; one that waits
+-- for a moment alone can answer the next.
 local core = require "ipc.core"
 local ipc = core.flat
 
@@ -9,7 +10,7 @@ local look, flush = core.task.look, core.task.flush
 local reactor = {}
 
 local set              -- of descriptors; made when first needed
-local blind            -- the set has no descriptor to poll: hosts must look
+local heard            -- all of what the last look told
 local quiet            -- a pipe that nobody writes to
 local interest         -- descriptor -> what the set is told: 1 to read, 2 to write, 3
 local readers, writers -- descriptor -> the first link of a chain
@@ -23,7 +24,6 @@ local NAP <const> = 0.001        -- seconds between looks at what cannot be poll
 local function the_set()
   if not set then
     set = assert(core.task.set())
-    blind = not set:pollfd()
   end
   return set
 end
@@ -118,8 +118,10 @@ local function due(member, moment)
   member.due = moment
   local at = member.at
   if not at then
-    size = size + 1
     member.key = moment
+    heap[size + 1] = member -- which may fail for lack of memory, as the next may
+    member.at = size + 1
+    size = size + 1
     up(member, size)
   elseif moment < member.key then
     member.key = moment
@@ -164,35 +166,48 @@ local function poll(member, link, fd, bit)
   return true
 end
 
--- What a member waited for may be there: it waits for nothing any more.
-local function wake(member)
-  if not member.waits then
-    return
-  end
-  member.waits, member.due = false, nil
-  local link = member.link
+-- Nothing tells a member any more that descriptors are ready.
+local function unlink(member)
+  local link, more = member.link, member.more
   if link and link.fd then
     leave(link)
   end
-  local more = member.more
-  member.timed = nil
   if more then
-    member.more = nil
     for i = 1, #more do
       if more[i].fd then
         leave(more[i])
       end
     end
+    member.more = nil
   end
-  member:woken()
+end
+
+-- What a member waited for may be there: it waits for nothing any more. It is told first:
+-- where memory lacks for that it waits on, and is told in the next turn.
+local function wake(member)
+  if not member.waits then
+    return
+  end
+  local again = member:woken()
+  member.waits, member.due, member.timed = false, nil, nil
+  if again then
+    member.waits = true
+    due(member, again)
+  end
+  local link = member.link
+  if link and link.fd or member.more then
+    unlink(member)
+  end
 end
 reactor.wake = wake
 
 local function wake_chain(chains, fd)
   local link = chains[fd]
   while link do
-    leave(link)
     wake(link.member)
+    if link.fd then -- of one that waits no more, or for rests
+      leave(link)
+    end
     link = chains[fd]
   end
 end
@@ -253,6 +268,8 @@ function reactor.wait(member, moment, object, ...)
   if not link then
     link = { member = member }
     member.link = link
+  elseif link.fd or member.more then -- memory lacked for it when it was woken
+    unlink(member)
   end
   if ... == nil and not moment then -- as nearly always: one, told of before
     local fd, bit, due_at = look(object)
@@ -377,8 +394,7 @@ local function expire()
     elseif moment > member.key then -- its turn comes later
       member.key = moment
       down(member, 1)
-    else
-      drop(member)
+    else -- and is dropped next
       member.returned = member.timed and returned(member, now)
       wake(member)
     end
@@ -393,14 +409,16 @@ local function look_now(timeout, n, ...)
   if left and (not timeout or left < timeout) then
     timeout = left
   end
-  local count, message, errno = the_set():wait(events, timeout)
+  local all = heard
+  heard = false
+  local count, words, errno = the_set():wait(events, timeout, all)
   if not count then
     unwatch_rests(n, ...)
-    return nil, message, errno
+    return nil, words, errno
   end
   -- Those that nobody waited for go before any is woken: what is woken may come
-  -- back at once.
-  for i = 1, 2 * count, 2 do
+  -- back at once. The first are no news of the kernel's, and told of once.
+  for i = 2 * words + 1, 2 * count, 2 do
     local fd, what = events[i], events[i + 1]
     if what ~= 1 or not readers[fd] then
       unasked(fd, what)
@@ -411,13 +429,14 @@ local function look_now(timeout, n, ...)
     local link = what == 1 and readers[fd]
     local member = link and not link.next and link.member
     if member and link == member.link and not member.more and not link.passing then
-      readers[fd], link.fd, link.last = nil, nil, nil -- what wake comes to, nearly always
+      member:woken() -- what wake comes to, nearly always
+      readers[fd], link.fd, link.last = nil, nil, nil
       member.waits, member.due, member.timed = false, nil, nil
-      member:woken()
     else
       told(fd, what)
     end
   end
+  heard = true
   if n > 0 then
     unwatch_rests(n, ...)
   end
@@ -447,20 +466,27 @@ function reactor.pollfd()
   return fd
 end
 
+-- Nobody polls that descriptor any more.
+function reactor.own()
+  if set then
+    set:own()
+  end
+end
+
 -- Rests that come while no look is made are among what the descriptor tells of;
 -- whether there is one that it cannot tell of.
 local function announce(...)
   local n = select("#", ...)
   local nap = n > 0 and watch_rests(n, ...)
   unwatch_rests(n, ...)
-  return nap or n > 0 and blind
+  return nap or n > 0 and the_set():blind()
 end
 
 -- Seconds until a host must look, which has nothing but the descriptor to poll.
 function reactor.patience()
   the_set()
   local left = until_due()
-  local nap = announce(flush()) or blind and (next(readers) or next(writers))
+  local nap = announce(flush()) or (next(readers) or next(writers)) and the_set():blind()
   if nap and not (left and left < NAP) then
     return NAP
   end
@@ -479,7 +505,7 @@ end
 
 -- Nobody waits: as the process begins, also one that fork(2) made.
 function reactor.begin()
-  set, blind, quiet = nil, nil, nil
+  set, heard, quiet = nil, false, nil
   interest, readers, writers, events = {}, {}, {}, {}
   heap, size = {}, 0
 end

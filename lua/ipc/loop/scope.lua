@@ -11,7 +11,9 @@ Scope.__index = Scope
 -- others, and the block.
 function Scope:lost(task)
   self.alive[task] = nil
-  self.count = self.count - 1
+  if not task.left then
+    task.left, self.count = true, self.count - 1
+  end
   if not task.ok and not task.cancelled and not self.failure then
     self.failure = task
     self:cancel()

@@ -11,6 +11,7 @@ local ECANCELED = ipc.errno.ECANCELED
 local tasks = {
   -- alive: a set of tasks; count: of them
   -- failed: those ended by errors that nobody waited for; root: of loop.run
+  -- ending: that loop.run cancels what is left: nothing of it is replaced
   -- trace: of the error that run raised last
   -- host: another library's loop (see loop.use), a table: wake() sees to it that step is
   -- called soon; turn(timeout) runs it once; leave(): it drives no more. Where coroutines
@@ -20,7 +21,7 @@ local tasks = {
   grace = 5,  -- seconds until tasks that were cancelled at the end are cancelled again
 }
 
-local ready, head, tail       -- tasks that go on in this turn, or the next
+local front, back             -- of the tasks that go on in this turn, or the next: a list by `after`
 local current, current_thread -- the task that runs
 local stepping
 local wrapped   -- of tasks.wrap: inner thread -> the one it was resumed by
@@ -35,7 +36,8 @@ local function begin()
   process = ipc.pid()
   tasks.alive, tasks.count, tasks.failed = {}, 0, {}
   tasks.root, tasks.host, tasks.trace = nil, nil, nil
-  ready, head, tail = {}, 1, 0
+  tasks.ending = false
+  front, back = nil, nil
   current, current_thread, stepping = nil, nil, false
   wrapped, requests = setmetatable({}, { __mode = "k" }), setmetatable({}, { __mode = "k" })
   trace, warned, registers = nil, false, nil
@@ -53,6 +55,11 @@ end
 
 function tasks.is_cancelled(value)
   return type(value) == "table" and rawget(value, "errno") == ECANCELED
+end
+
+-- Whether an error is one that has cancelled a task here, not one that looks like it.
+function tasks.has_cancelled(value)
+  return value ~= nil and requests[value] ~= nil
 end
 
 -- Whether an error cancelled a task for that one alone.
@@ -129,9 +136,9 @@ end
 function tasks.call(line)
   local entry = line.first
   if entry then
-    leave(entry)
+    reactor.wake(entry.member) -- without memory for that it still stands there
     entry.called = true
-    reactor.wake(entry.member)
+    leave(entry)
   end
   return entry
 end
@@ -150,9 +157,19 @@ local Task = { __name = "ipc.task" }
 Task.__index = Task
 tasks.Task = Task
 
+-- Takes no memory: a task that was woken goes on. `after` is false where it is not in the
+-- list, true of the last.
 function Task:woken()
-  tail = tail + 1
-  ready[tail] = self
+  if self.after then
+    return
+  end
+  self.after = true
+  if back then
+    back.after = self
+  else
+    front = self
+  end
+  back = self
   local host = tasks.host
   if host and not stepping then
     host.wake()
@@ -162,6 +179,9 @@ end
 local function finish(task, ok, ...)
   task.ok, task.results = ok, table.pack(...)
 end
+
+-- Results of a task whose own there was no memory for.
+local LOST <const> = { "not enough memory", n = 1 }
 
 local function trap(value)
   if not tasks.is_cancelled(value) then
@@ -176,24 +196,26 @@ local function life(task, fn, ...)
   finish(task, xpcall(fn, trap, ...))
 end
 
--- Tells of a task's end those who wait for it, and its group.
+-- Tells of a task's end those who wait for it, and its group. Alive it is until all of
+-- them are told: where memory lacks in the middle this is done again.
 local function bury(task)
-  tasks.alive[task] = nil
-  tasks.count = tasks.count - 1
-  reactor.forget(task)
   task.thread, task.start = nil, nil
+  reactor.forget(task)
   local value = task.results[1]
   task.cancelled = not task.ok and tasks.is_cancelled(value)
-  if not task.ok and not task.cancelled then
+  if trace and not task.ok and not task.cancelled then
     task.trace, trace = trace, nil
   end
-  local waited = tasks.call_all(task.line)
+  task.waited = task.waited or task.line.first ~= nil
+  tasks.call_all(task.line)
   local group = task.group
   if group then
     group:lost(task)
-  elseif not task.ok and not task.cancelled and not waited then
+  elseif not task.ok and not task.cancelled and not task.waited then
     table.insert(tasks.failed, task)
   end
+  tasks.alive[task] = nil
+  tasks.count = tasks.count - 1
 end
 
 local function resumed(task, ok, mark, ...)
@@ -213,6 +235,11 @@ local function resumed(task, ok, mark, ...)
     task.moment = nil
     reactor.wait(task, moment, ...)
   end
+  local behind = task.behind
+  if behind then -- somebody wants to know that it does not go on at once
+    task.behind = nil
+    behind(task)
+  end
 end
 
 -- The error that cancels a task, for all who asked.
@@ -224,10 +251,13 @@ end
 
 -- Lets a task go on.
 local function turn(task)
-  local thread = task.thread
-  if not thread then
+  if task.results then
+    if tasks.alive[task] then -- not all were told
+      bury(task)
+    end
     return
   end
+  local thread = task.thread
   current_thread = thread
   local start = task.start
   if start then
@@ -257,11 +287,24 @@ function tasks.drop(task)
   finish(task, false, tasks.error("cancelled", ECANCELED))
   reactor.wake(task)
   bury(task)
+  local behind = task.behind
+  if behind then
+    task.behind = nil
+    behind(task)
+  end
 end
 
--- Whether a task can be resumed: not one of whose calls ends the program.
+-- Whether a task can be resumed, or has ended: not one of whose calls ends the program.
 function tasks.suspended(task)
-  return coroutine.status(task.thread) == "suspended"
+  return task.results or coroutine.status(task.thread) == "suspended"
+end
+
+local function is_listed(task)
+  local at = front
+  while at and at ~= true and at ~= task do
+    at = at.after
+  end
+  return at == task
 end
 
 -- A turn that ends by an error (a debug hook's: Ctrl-C) loses nobody: who was about
@@ -271,10 +314,17 @@ local Turn = setmetatable({}, {
     local task = current
     stepping, current, current_thread = false, nil, nil
     if problem ~= nil and task and tasks.alive[task] then
-      if task.results then
-        bury(task)
-      elseif not task.waits then
+      if not task.results and coroutine.status(task.thread) == "dead" then
+        task.ok, task.results = false, LOST
+      end
+      task.after = is_listed(task) and task.after
+      if task.waits then -- for what it waits is perhaps not noted
+        reactor.wake(task)
+      else
         task:woken()
+      end
+      if task.results then -- now, or in the next turn
+        bury(task)
       end
     end
   end,
@@ -289,29 +339,32 @@ function tasks.step(timeout)
   end
   stepping = true
   local held <close> = Turn
-  local ok, message, errno = reactor.look(head <= tail and 0 or timeout)
+  local ok, message, errno = reactor.look(front and 0 or timeout)
   if not ok then
     error(tasks.error(message, errno), 0)
   end
-  local last = tail
-  local some = head <= last
-  while head <= last do
-    current = ready[head]
-    ready[head] = nil
-    head = head + 1
-    turn(current)
+  local final = back -- of this turn
+  local task = front
+  while task do
+    current = task
+    local after = task.after
+    if after == true then
+      front, back = nil, nil
+    else
+      front = after
+    end
+    task.after = false
+    turn(task)
     current = nil
+    task = task ~= final and front
   end
-  if head > tail then
-    head, tail = 1, 0
-  end
-  return some
+  return final ~= nil
 end
 
 -- Seconds until a turn is due; 0: now; nil: only the descriptor tells.
 function tasks.patience()
   owned()
-  if head <= tail then
+  if front then
     return 0
   end
   return reactor.patience()
@@ -441,13 +494,13 @@ local function pause(member, moment)
     park(member)
   else
     member.waits, member.up = true, false
-    local left = moment and moment - ipc.now()
-    if left and left <= 0 then
-      return
-    end
-    tasks.turn(left)
+    tasks.turn(moment and math.max(0, moment - ipc.now()))
   end
 end
+
+-- Suspends who calls, a member that `caller` gave, until it is woken or so; who has no
+-- other way to know why must look.
+tasks.pause = pause
 
 -- Of an error that cancelled the task that runs: its next wait raises instead. Whether
 -- it is one.
@@ -526,9 +579,10 @@ function tasks.go(group, fn, ...)
   end
   local task = setmetatable({
     thread = coroutine.create(life), start = table.pack(fn, ...), group = group, line = tasks.line(),
-    waits = false, cancelling = false,
+    waits = false, cancelling = false, ok = false, results = false, cancelled = false, waited = false,
+    after = false, left = false, -- left: what its group counts goes without it
   }, Task)
-  tasks.alive[task] = true
+  tasks.alive[task] = true -- where memory lacks there is no task
   tasks.count = tasks.count + 1
   task:woken()
   return task
@@ -538,6 +592,21 @@ end
 function tasks.current()
   owned()
   return current
+end
+
+-- The same for those who know that this process has begun: it asks nobody.
+function tasks.running()
+  return current
+end
+
+-- Whether coroutines of a host may wait as tasks do.
+function tasks.has_guests()
+  return tasks.host ~= nil and tasks.host.is_task ~= nil
+end
+
+-- Whether the task that runs is the only one that can go on now.
+function tasks.idle()
+  return current_thread ~= nil and not front
 end
 
 function tasks.wrap(fn)

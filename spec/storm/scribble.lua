@@ -246,10 +246,15 @@ local function round(kind, seed)
   assert(scribbler:read "l" == "mapped", "the scribbler did not start")
   local children = {}
   for i, v in ipairs(victims) do
-    children[i] = assert(ipc.fork(function(r, w)
+    local child, message, errno = ipc.fork(function(r, w)
       math.randomseed(seed, i)
       return victim({ r = r, w = w, open = v.open, tickets = {} }, kind[2][i], ROUND)
-    end, v.r, v.w))
+    end, v.r, v.w)
+    if not child then -- the scribbler came first
+      assert(errno == ipc.errno.ENOTRECOVERABLE, message)
+      break
+    end
+    children[i] = child
   end
   for _, v in ipairs(victims) do -- where they are not gone with the fork
     pcall(function() v.r:close() end)

@@ -552,6 +552,12 @@ describe("the end of a child by the parent's wish", function()
     assert.are.same({ "exit", 0 }, { child.reason.kind, child.reason.code })
   end)
 
+  it("comes as soon as close is told to", function()
+    local child = peer.fork(function() ipc.sleep(4) end)
+    assert.is_true(child:close(0))
+    assert.are.equal("signal", child.reason.kind)
+  end)
+
   it("comes to one that sends: close answers closed to it as well", function()
     local child = fork(function()
       repeat until not ipc.parent:put(("x"):rep(10000))

@@ -390,6 +390,73 @@ for _, row in ipairs(rows) do
   end)
 end
 
+describe("a server over queues", function()
+  before_each(function() ipc.loop.use(nil) end)
+  after_each(function() peer.clean() end)
+
+  -- A server that looks often, and what its sessions have ended with.
+  local function serving(scheme, fn)
+    ipc.loop.run(function()
+      local reasons = ipc.loop.queue()
+      local server <close>, message, errno = ipc.rpc.serve(peer.address(scheme, "rpc"), {
+        add = function(a, b) return a + b end,
+      }, { stall = 0.02, on_close = function(_, _, number) reasons:put(number) end })
+      if errno == E.EMFILE then return pending "no queue left" end
+      return fn(assert(server, message), reasons)
+    end)
+  end
+
+  for _, scheme in ipairs { "sysv", "mqueue" } do
+    if peer.has(scheme) then
+      it("finds that a plain peer was killed, whatever that has said of itself: " .. scheme, function()
+        serving(scheme, function(server, reasons)
+          for _, pid in ipairs { false, 1 } do
+            local child = peer.fork(function()
+              local channel = assert(ipc.connect(server.address))
+              if pid then
+                channel:send(ipc.pack { 0, 1, "$hello", { 1, { pid = pid } } })
+                assert(channel:recv(LIMIT))
+              end
+              local session = assert(ipc.rpc.connect(channel, { peer = "plain", timeout = LIMIT }))
+              assert(session:call("add", 1, 2))
+              ipc.parent:put "ready"
+              ipc.sleep(3 * LIMIT)
+            end)
+            assert.are.equal("ready", child:get(LIMIT))
+            child:kill "KILL"
+            assert.are.equal(E.EOWNERDEAD, reasons:get(LIMIT))
+          end
+          assert.are.equal(0, #server)
+        end)
+      end)
+
+      it("serves the process that a plain peer has left its channel to: " .. scheme, function()
+        serving(scheme, function(server)
+          local told, tell = peer.pipe()
+          local going, go = peer.pipe()
+          local child = peer.fork(function()
+            local channel = assert(ipc.connect(server.address))
+            local heir <close> = assert(ipc.fork(function()
+              local session = assert(ipc.rpc.connect(channel, { peer = "plain", timeout = LIMIT }))
+              tell:put { session:call("add", 1, 2) }
+              going:get(LIMIT)
+              tell:put { session:call("add", 3, 4) }
+            end))
+            heir:wait(3 * LIMIT)
+          end)
+          assert.are.same({ true, 3 }, told:get(LIMIT))
+          child:kill "KILL"
+          assert.is_nil((child:wait(LIMIT)))
+          ipc.sleep(0.1) -- some looks
+          assert.are.equal(1, #server)
+          go:put(true)
+          assert.are.same({ true, 7 }, told:get(LIMIT))
+        end)
+      end)
+    end
+  end
+end)
+
 describe("a channel that is given", function()
   it("has one session at a time", function()
     ipc.loop.run(function()

@@ -171,6 +171,27 @@ for _, way in ipairs(elsewhere.ways()) do
       end, nil, { calls = 10 })
     end)
 
+    it("those that are answered are in the way of no other, though nobody waits for them", function()
+      way.use(exports, function(session)
+        session:call "nothing"
+        for _, again in ipairs {
+          function() assert.are.same({ true, 3 }, { session:call("add", 1, 2) }) end,
+          function() assert.are.same({ true, 3 }, { session:async("add", 1, 2):wait() }) end,
+          function() assert.are.same({ true, 3 }, { session:with { trace = "t" }:call("add", 1, 2) }) end,
+          function()
+            local batch = session:batch()
+            assert.are.same({ true, 3 }, { batch:async("add", 1, 2):wait() })
+          end,
+        } do
+          for _ = 1, 10 do session:async "nothing" end
+          assert(ipc.poll({ session.core.channel }, peer.limit))
+          assert.are.equal(10, session:stats().calls)
+          again()
+          while session:stats().calls > 0 do session:serve(0) end
+        end
+      end, nil, { calls = 10 })
+    end)
+
     it("futures that nobody keeps are answered all the same", function()
       way.use(exports, function(session)
         session:call "nothing"
@@ -308,11 +329,276 @@ describe("what is sent beyond what is read:", function()
     assert.are.same({ true, true }, sent)
   end)
 
+  -- A peer that reads when it is told to, and says how much that was.
+  local function reader(b)
+    local child = peer.fork(function()
+      ipc.parent:recv(peer.limit)
+      local n, last = 0, ""
+      while last:sub(-3) ~= "end" do
+        last = assert(b:recv(peer.limit))
+        n = n + select(2, last:gsub("x", ""))
+      end
+      ipc.parent:send(tostring(n))
+    end)
+    b:close()
+    return child
+  end
+
+  for _, scheme in ipairs { "unix", "shm", "mqueue", "sysv" } do
+    local function pair()
+      return assert(ipc.pair(scheme, ({ unix = { unit = "stream" }, shm = { capacity = 4096 } })[scheme]))
+    end
+
+    for where, run in pairs { ["a task"] = elsewhere.run, ["a plain script"] = function(fn) fn() end } do
+      it("a notification of " .. where .. " arrives though nobody calls: " .. scheme, function()
+        if not peer.has(scheme) then
+          return
+        end
+        local times = scheme == "unix" and 300 or 60
+        local a, b = pair()
+        local child = reader(b)
+        run(function()
+          local session = assert(ipc.rpc.connect(a, { peer = "plain" }))
+          for _ = 1, times do assert.is_true(session:notify("n", MUCH:sub(1, 2000))) end
+          assert.is_true(session:notify("n", "end"))
+          child:send "read"
+          assert.are.equal(tostring(2000 * times), child:recv(peer.limit))
+          session:close()
+        end)
+        assert.is_true((child:wait(peer.limit)))
+      end)
+    end
+  end
+
+  for where, run in pairs { ["a task"] = elsewhere.run, ["a plain script"] = function(fn) fn() end } do
+    it("another channel that nobody reads holds nothing up: " .. where, function()
+      if not peer.has "shm" then
+        return
+      end
+      local unread, other = ipc.pair("unix", { unit = "stream" })
+      local a, b = assert(ipc.pair("shm", { capacity = 4096 }))
+      local child = reader(b)
+      run(function()
+        local one = assert(ipc.rpc.connect(unread, { peer = "plain" }))
+        assert.is_true(one:notify("n", MUCH:rep(50)))
+        local session = assert(ipc.rpc.connect(a, { peer = "plain" }))
+        for _ = 1, 20 do assert.is_true(session:notify("n", MUCH:sub(1, 1500))) end
+        assert.is_true(session:notify("n", "end"))
+        child:send "read"
+        assert.are.equal("30000", child:recv(peer.limit))
+        session:close()
+        other:close()
+      end)
+      assert.is_true((child:wait(peer.limit)))
+    end)
+  end
+
+  it("what a coroutine of cqueues has sent arrives while it waits", function()
+    if not (peer.has "shm" and pcall(require, "cqueues")) then
+      return pending "no shm, or no cqueues"
+    end
+    local text = peer.run [[
+      local host = ipc.loop.use "cqueues"
+      local a, b = ipc.pair("shm", { capacity = 4096 })
+      local child = ipc.fork(function()
+        ipc.parent:recv(10)
+        local n = 0
+        while n < 12 and b:recv(10) do n = n + 1 end
+        ipc.parent:send(tostring(n))
+      end)
+      b:close()
+      host:wrap(function()
+        local session = assert(ipc.rpc.connect(a, { peer = "plain" }))
+        for _ = 1, 12 do session:notify("n", ("x"):rep(1500)) end
+        child:send "read"
+        print(child:recv(10))
+        session:close()
+      end)
+      assert(host:loop())
+    ]]
+    assert.are.equal("12\n", text)
+  end)
+
+  for _, scheme in ipairs { "unix", "shm" } do
+    it("so does what a task has sent that waited for a moment only: " .. scheme, function()
+      if not peer.has(scheme) then
+        return
+      end
+      local a, b = assert(ipc.pair(scheme, scheme == "unix" and { unit = "stream" } or { capacity = 4096 }))
+      local much = MUCH:rep(5):sub(1, scheme == "shm" and 1500 or nil)
+      local child = peer.fork(function()
+        local asked = ipc.unpack(assert(b:recv(peer.limit)))
+        ipc.parent:send "asked"
+        ipc.parent:recv(peer.limit)
+        b:send(ipc.pack(ipc.array { 1, asked[2], ipc.null, "done" }))
+        ipc.parent:recv(peer.limit)
+        local n, last = 0, ""
+        while last:sub(-3) ~= "end" do
+          last = assert(b:recv(peer.limit))
+          n = n + select(2, last:gsub("x", ""))
+        end
+        ipc.parent:send(tostring(n))
+      end)
+      b:close()
+      elsewhere.run(function()
+        local session = assert(ipc.rpc.connect(a, { peer = "plain" }))
+        local future = session:async "quick"
+        child:recv(peer.limit)
+        local one = ipc.loop.go(function() return future:wait() end)
+        while not session.core.reader do ipc.sleep(0.001) end
+        local n = 0
+        for i = 1, 4 do
+          local batch <close> = session:batch()
+          assert.is_true(batch:notify("n", much))
+          if i == 4 then
+            assert.is_true(batch:notify("n", "end"))
+            ipc.loop.go(function() child:send "answer" end) -- then nobody reads any more
+          end
+          batch:send(i == 4 and 0.1 or 0.01)
+          n = n + #much
+        end
+        assert.is_true(session:stats().unsent > 0)
+        one:wait(peer.limit)
+        child:send "read"
+        assert.are.equal(tostring(n), child:recv(peer.limit))
+        session:close()
+      end)
+      assert.is_true((child:wait(peer.limit)))
+    end)
+  end
+
+  it("so does what a child has sent before it ends", function()
+    if not peer.has "shm" then
+      return
+    end
+    local a, b = assert(ipc.pair("shm", { capacity = 4096 }))
+    local child = peer.fork(function()
+      local session = assert(ipc.rpc.connect(a, { peer = "plain" }))
+      for _ = 1, 20 do assert(session:notify("n", MUCH:sub(1, 1500))) end
+    end)
+    a:close()
+    local n = 0
+    while n < 20 and b:recv(peer.limit) do n = n + 1 end
+    assert.are.equal(20, n)
+    assert.is_true((child:wait(peer.limit)))
+    b:close()
+  end)
+
+  it("a served function that notifies waits for nobody who does not read", function()
+    local a, b = ipc.pair("unix", { unit = "stream" })
+    local here, there = ipc.pair("unix", { unit = "stream" })
+    local times = 50
+    elsewhere.run(function()
+      local one = assert(ipc.rpc.serve(a, {}, { peer = "plain" }))
+      local other = assert(ipc.rpc.serve(here, { say = function()
+        return one:notify("n", MUCH)
+      end }))
+      local session = assert(ipc.rpc.connect(there, { timeout = peer.limit }))
+      for _ = 1, times do assert.is_true(session.remote.say()) end
+      assert.is_true(one:stats().unsent > 0)
+      local got = 0
+      while got < times * #MUCH do
+        got = got + select(2, assert(b:recv(peer.limit)):gsub("x", ""))
+      end
+      session:close()
+      other:close()
+      b:close()
+      one:close()
+    end)
+  end)
+
+  it("of what a child has not sent only that holds it up, not a channel that is idle", function()
+    local a, b = ipc.pipe { linger = 0.05 }
+    local c, d = ipc.pipe { linger = math.huge }
+    local child = peer.fork(function()
+      assert(b:send(("x"):rep(1 << 20), nil, 0)) -- a part of it
+      assert(d:send "x")
+    end)
+    assert.are.same({ nil, "bytes that were accepted could not be sent", 0 }, { child:wait(peer.limit) })
+    assert.are.equal("x", c:recv(peer.limit))
+    for _, channel in ipairs { a, b, c, d } do channel:close() end
+  end)
+
+  it("a slow reader is no peer that reads nothing, whoever sends on", function()
+    local a, b = ipc.pair("unix", { unit = "stream" })
+    local child = peer.fork(function()
+      while ipc.parent:recv(peer.limit) == "read" do
+        local n = 0
+        while n < 400000 do n = n + #assert(b:recv(peer.limit)) end
+        ipc.parent:send "done"
+      end
+    end)
+    b:close()
+    local why
+    local session = assert(ipc.rpc.connect(a, {
+      peer = "plain", unsent = 100000, stall = 0.04, on_close = function(_, message) why = message end,
+    }))
+    session:async("n", MUCH:rep(320))
+    session:async "n" -- behind the rest of it
+    session:serve(0.001)
+    for _ = 1, 10 do
+      child:send "read"
+      assert.are.equal("done", child:recv(peer.limit))
+      ipc.sleep(0.02)
+      session:serve(0.001)
+      assert.is_nil(why)
+    end
+    child:stop(0)
+    session:close()
+  end)
+
   it("a look of 0 that ends the session answers its end", function()
     local a, b = ipc.pair("unix", { unit = "stream" })
     local session = assert(ipc.rpc.connect(a, { peer = "plain" }))
     b:close()
     assert.is_true(session:wait(0))
+  end)
+end)
+
+describe("as many calls as may be in flight:", function()
+  before_each(function() ipc.loop.use(nil) end)
+  after_each(function()
+    peer.clean()
+    ipc.scheduler(nil)
+  end)
+
+  local function try(beside)
+    local here, there = assert(ipc.pair "unix")
+    peer.keep(there)
+    local session <close> = assert(ipc.rpc.connect(here, { peer = "plain", calls = 3, timeout = peer.limit }))
+    local function answer(n)
+      for _ = 1, n do
+        assert(there:put(ipc.array { 1, assert(there:get(peer.limit))[2], ipc.null, ipc.null }))
+      end
+    end
+    local first = session:async "work"
+    local waiting = beside and ipc.loop.go(first.wait, first)
+    ipc.sleep(0)
+    for _ = 1, 2 do session:async "work" end
+    -- none is answered: the next is refused, and what waits for no answer is not
+    assert.are.equal(E.E2BIG, select(3, session:async("work"):wait()))
+    assert.are.equal(E.E2BIG, select(3, session:call "work"))
+    assert.is_true(session:notify "told")
+    local batch = session:batch()
+    assert.is_true(batch:notify "told")
+    assert.is_true(batch:send())
+    answer(3)
+    -- all are
+    local next_one = session:async "work"
+    assert.is_nil(next_one.problem)
+    for _ = 1, 2 do assert.are.equal("told", assert(there:get(peer.limit))[2]) end
+    answer(1)
+    assert.is_true(next_one:wait())
+    if beside then assert.is_true(waiting:wait()) end
+  end
+
+  it("the next finds out that those were answered, and notifications always go", function()
+    try(false)
+    elsewhere.run(try, false)
+  end)
+
+  it("and so they do while another task reads", function()
+    elsewhere.run(try, true)
   end)
 end)
 
@@ -533,6 +819,39 @@ describe("sessions that wait:", function()
     local good <close> = assert(ipc.rpc.connect({ "sh", "-c", "exit 0" }, { timeout = peer.limit }))
     ok, message, errno = good:call "add"
     assert.are.same({ nil, "closed", E.EPIPE }, { ok, message, errno })
+  end)
+
+  it("a call waits for the end of a program within its time, and then ends it", function()
+    local ends <close> = assert(ipc.rpc.connect({ "sh", "-c", "exec 1>&-; sleep 0.9; exit 3" }, { timeout = 0.05 }))
+    assert.are.same({ nil, "closed", E.EPIPE }, { (function(a, b, c) return a, b, c end)(ends:call "add") })
+    for _, way in ipairs { "call", "notify" } do
+      local program = peer.keep(assert(ipc.exec { "sh", "-c", "exec 0<&- 1>&-; exec sleep 4", stdin = "pipe",
+        stdout = "pipe" }))
+      local session <close> = assert(ipc.rpc.connect(program, { timeout = 0.05, peer = "plain" }))
+      local answer
+      repeat
+        answer = table.pack(session[way](session, "add"))
+      until answer[1] == nil
+      assert.are.same({ "closed", E.EPIPE }, { answer[2], answer[3] })
+      assert.are.equal("signal", program.reason.kind)
+    end
+  end)
+
+  it("in a loop nobody but close waits for the end of a program", function()
+    local script = "trap '' TERM; exec 1>&-; while :; do sleep 0.05; done"
+    ipc.loop.run(function()
+      local program = peer.keep(assert(ipc.exec { "sh", "-c", script, stdin = "pipe", stdout = "pipe" }))
+      local session <close> = assert(ipc.rpc.connect(program, { timeout = peer.limit }))
+      local ok, message, errno = session:call "add"
+      assert.are.same({ nil, "closed", E.EPIPE }, { ok, message, errno })
+      assert.is_true(peer.lives(program.pid))
+      ipc.loop.go(function()
+        ipc.sleep(0)
+        os.execute("kill -KILL " .. program.pid)
+      end)
+      assert.is_true(session:close())
+      assert.are.equal("KILL", program.reason.signal)
+    end)
   end)
 
   it("what would be of no use raises", function()

@@ -1,9 +1,11 @@
 -- What comes first: calls and notifications begin in the order sent, over whatever channel
 -- and however they are served, and answers that are ready wait for nobody.
+local core = require "ipc.core"
 local ipc = require "ipc"
 local elsewhere = require "spec.support.elsewhere"
 local peer = require "spec.support.peer"
 
+local E = ipc.errno
 local LIMIT <const> = peer.limit
 
 -- ---- who serves the other end, in another process: serve(channel, exports)
@@ -139,12 +141,13 @@ for _, address in ipairs { "unix?unit=stream", "shm" } do
       end)
 
       -- `first`: what is called before the function that waits.
-      local function held(wait, first)
+      local function held(wait, first, options)
         if not peer.has(address:match "%a+") then return end
         local gate, key = ipc.pipe()
-        use(way, function() return assert(ipc.pair(address)) end, function(moved)
+        use(way, function() return assert(ipc.pair(address, options)) end, function(moved)
           return {
             add = function(a, b) return a + b end,
+            much = function(a, b) return a + b, ("x"):rep(options and 3000 or 500000) end,
             fail = function() error("never", 0) end,
             wait = function() wait(moved) return "waited" end,
           }
@@ -168,6 +171,12 @@ for _, address in ipairs { "unix?unit=stream", "shm" } do
       for what, wait in pairs(waits) do
         it("those that are ready go before the next function waits " .. what, function()
           held(wait, { "add", "add", "add" })
+        end)
+      end
+
+      for what, wait in pairs(waits) do
+        it("so do those that there is no room for at once " .. what, function()
+          held(wait, { "much", "add", "much", "fail", "much", "add" }, address == "shm" and { capacity = 4096 } or nil)
         end)
       end
 
@@ -351,4 +360,277 @@ describe("a function that only computes", function()
     assert.are.same({ 0, "asks", 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 }, all)
     assert(child:wait(LIMIT))
   end)
+end)
+
+describe("of a session that has ended,", function()
+  before_each(function() ipc.loop.use(nil) end)
+  after_each(function()
+    peer.clean()
+    ipc.scheduler(nil)
+  end)
+
+  -- A channel, and the wire at its other end.
+  local function open()
+    local here, there = assert(ipc.pair("unix", { unit = "stream" }))
+    return here, core.rpc.wire(there, {}), there
+  end
+
+  -- What is waited for, as a function that waits for ever sees it.
+  local function raised()
+    local ok, problem = pcall(ipc.sleep, 1e9)
+    return ok or problem.errno
+  end
+
+  -- Who is in the middle of what when more comes: begin(channel, exports, wire)
+  local busy = {
+    ["a function waits for an answer"] = function(channel, exports, wire)
+      function exports.ask() ipc.rpc.caller():call "anything" end
+      local session = assert(ipc.rpc.serve(channel, exports, { timeout = LIMIT }))
+      wire:request(1, "ask")
+      wire:flush()
+      return session
+    end,
+    ["somebody waits for an answer"] = function(channel, exports)
+      local session = assert(ipc.rpc.connect(channel, { peer = "plain", timeout = LIMIT, exports = exports }))
+      ipc.loop.go(function() session:call "anything" end)
+      return session
+    end,
+  }
+
+  for what, begin in pairs(busy) do
+    it("notifications that had come begin, and are cancelled; calls do not: while " .. what, function()
+      elsewhere.run(function()
+        local seen = ipc.loop.queue()
+        local channel, wire, there = open()
+        local session <close> = begin(channel, {
+          call = function() seen:put "call" end,
+          note = function() seen:put "note" end,
+          wait = function() seen:put(raised()) end,
+        }, wire)
+        assert.are.equal("anything", (select(3, wire:recv(LIMIT))))
+        wire:request(2, "call")
+        wire:notify "note"
+        wire:notify "wait"
+        wire:flush()
+        there:close()
+        assert.are.equal("note", seen:get(LIMIT))
+        assert.are.equal(E.ECANCELED, seen:get(LIMIT))
+        assert.is_true(session:wait(LIMIT))
+        assert.are.equal(0, session:stats().running)
+      end)
+    end)
+  end
+
+  it("the same begin when a function has ended that looks whether it is to", function()
+    local channel, wire, there = open()
+    local seen = {}
+    local session <close> = assert(ipc.rpc.connect(channel, { peer = "plain", timeout = LIMIT, exports = {
+      compute = function()
+        local caller, limit = ipc.rpc.caller(), ipc.now() + LIMIT
+        while not caller:cancelled() and ipc.now() < limit do end
+        seen[#seen + 1] = "computed"
+      end,
+      call = function() seen[#seen + 1] = "call" end,
+      note = function() seen[#seen + 1] = ipc.rpc.caller():cancelled() end,
+    } }))
+    wire:request(1, "compute")
+    wire:request(2, "call")
+    wire:notify "note"
+    wire:flush()
+    there:close()
+    assert.is_true(session:serve(LIMIT))
+    assert.are.same({ "computed", true }, seen)
+  end)
+
+  it("nothing begins that had come when it was closed here", function()
+    elsewhere.run(function()
+      local seen = {}
+      local channel, wire, there = open()
+      local session = assert(ipc.rpc.connect(channel, { peer = "plain", timeout = LIMIT, exports = {
+        leave = function() ipc.rpc.caller():close() end,
+        note = function() seen[#seen + 1] = "note" end,
+      } }))
+      wire:notify "leave"
+      wire:notify "note"
+      wire:notify "note"
+      wire:flush()
+      assert.are.equal(E.EPIPE, (select(3, session:call "anything")))
+      for _ = 1, 3 do ipc.sleep(0) end
+      assert.are.same({}, seen)
+      there:close()
+    end)
+  end)
+
+  it("a call that finds that out itself is cancelled as the others are", function()
+    elsewhere.run(function()
+      local seen = ipc.loop.queue()
+      -- it reads for the session
+      local channel, wire, there = open()
+      local served <close> = assert(ipc.rpc.serve(channel, { ask = function()
+        seen:put((select(3, ipc.rpc.caller():call "anything")))
+        seen:put(raised())
+      end }, { timeout = LIMIT }))
+      wire:request(1, "ask")
+      wire:flush()
+      wire:recv(LIMIT)
+      there:close()
+      assert.are.equal(E.EPIPE, seen:get(LIMIT))
+      assert.are.equal(E.ECANCELED, seen:get(LIMIT))
+      -- it had to wait before, and nobody else reads
+      local gate = ipc.loop.queue()
+      channel, wire, there = open()
+      local session <close> = assert(ipc.rpc.connect(channel, { peer = "plain", timeout = LIMIT, exports = {
+        ask = function()
+          seen:put "waits"
+          gate:get(LIMIT)
+          seen:put((select(3, ipc.rpc.caller():call "anything")))
+          seen:put(raised())
+        end,
+      } }))
+      local task = ipc.loop.go(function() return session:call "first" end)
+      local _, id = wire:recv(LIMIT)
+      wire:request(1, "ask")
+      wire:flush()
+      assert.are.equal("waits", seen:get(LIMIT))
+      wire:result(id, "done")
+      wire:flush()
+      assert.are.same({ true, true, "done" }, { task:wait(LIMIT) })
+      gate:put(true)
+      wire:recv(LIMIT)
+      there:close()
+      assert.are.equal(E.EPIPE, seen:get(LIMIT))
+      assert.are.equal(E.ECANCELED, seen:get(LIMIT))
+      assert.is_true(served:wait(LIMIT))
+    end)
+  end)
+end)
+
+describe("on_open of a server", function()
+  before_each(function() ipc.loop.use(nil) end)
+  after_each(function()
+    peer.clean()
+    ipc.scheduler(nil)
+  end)
+
+  -- An address or a channel that is served, and what a client connects to.
+  local places = {
+    ["at an address"] = function(exports, options)
+      local server = assert(ipc.rpc.serve(peer.address "unix", exports, options))
+      return server, server.address
+    end,
+    ["of a channel"] = function(exports, options)
+      local here, there = assert(ipc.pair("unix", { unit = "stream" }))
+      return assert(ipc.rpc.serve(here, exports, options)), there
+    end,
+  }
+
+  for _, key in ipairs { "", "with a key " } do
+    for place, serve in pairs(places) do
+      it(("has returned before a call begins, whatever it waits for, %s%s"):format(key, place), function()
+        elsewhere.run(function()
+          local authkey = key ~= "" and "the key" or nil
+          local seen = ipc.loop.queue()
+          local server <close>, where = serve({
+            note = function(i) seen:put { i, ipc.rpc.caller().data.user } end,
+          }, { timeout = LIMIT, authkey = authkey, on_open = function(session)
+            local _, user = session:call "who"
+            ipc.sleep(0.002)
+            session.data.user = user
+          end })
+          local client <close> = assert(ipc.rpc.connect(where, { timeout = LIMIT, authkey = authkey, exports = {
+            who = function() -- what it sends comes before its answer
+              assert(ipc.rpc.caller():notify("note", 2))
+              ipc.rpc.caller():async("note", 3)
+              assert(ipc.rpc.caller():notify("note", 4))
+              return "me"
+            end,
+          } }))
+          assert.is_true(client:call("note", 1))
+          for i = 1, 4 do assert.are.same({ i, "me" }, seen:get(LIMIT)) end
+          assert.is_truthy(server)
+        end)
+      end)
+
+      it(("may close the session, and no call begins, %s%s"):format(key, place), function()
+        elsewhere.run(function()
+          local authkey, began, over = key ~= "" and "the key" or nil, 0, ipc.loop.queue()
+          local server <close>, where = serve({ note = function() began = began + 1 end }, {
+            timeout = LIMIT, authkey = authkey, on_close = function() over:put(true) end,
+            on_open = function(session)
+              session:call "who"
+              session:close()
+            end,
+          })
+          local client <close> = assert(ipc.rpc.connect(where, { timeout = LIMIT, authkey = authkey, exports = {
+            who = function()
+              ipc.rpc.caller():notify("note", 1)
+              ipc.rpc.caller():async("note", 2)
+            end,
+          } }))
+          assert.are.equal(E.EPIPE, (select(3, client:call("note", 3))))
+          assert.is_true(over:get(LIMIT))
+          for _ = 1, 3 do ipc.sleep(0) end
+          assert.are.equal(0, began)
+          assert.is_truthy(server)
+        end)
+      end)
+    end
+  end
+
+  it("runs before what comes with the proof of the key", function()
+    elsewhere.run(function()
+      local events = ipc.loop.queue()
+      local server <close> = assert(ipc.rpc.serve(peer.address "unix", { note = function() events:put "call" end }, {
+        timeout = LIMIT, authkey = "the key", on_open = function()
+          ipc.sleep(0.002)
+          events:put "open"
+        end,
+      }))
+      local channel <close> = assert(ipc.connect(server.address, { unit = "stream" }))
+      local wire, mine = core.rpc.wire(channel, {}), ("n"):rep(32)
+      wire:request(1, "$auth", 1, mine)
+      wire:flush()
+      local _, _, _, theirs = wire:recv(LIMIT)
+      theirs = type(theirs) == "table" and theirs[1] or theirs
+      wire:request(2, "$auth", 2, core.rpc.hmac("the key", "lua-ipc client" .. mine .. theirs))
+      wire:request(3, "note")
+      wire:flush()
+      assert.are.equal("open", events:get(LIMIT))
+      assert.are.equal("call", events:get(LIMIT))
+    end)
+  end)
+
+  for place, serve in pairs(places) do
+    it("and its on_close hear of nobody who has not proved the key, " .. place, function()
+      elsewhere.run(function()
+        local function count(who)
+          local events = {}
+          local server <close>, where = serve({ add = function(a, b) return a + b end }, {
+            timeout = LIMIT, authkey = "the key", on_error = quiet,
+            on_open = function() events[#events + 1] = "open" end,
+            on_close = function() events[#events + 1] = "close" end,
+          })
+          who(where)
+          server:close()
+          return events
+        end
+        -- leaves at once
+        assert.are.same({}, count(function(where)
+          local channel = type(where) == "string" and assert(ipc.connect(where, { unit = "stream" })) or where
+          channel:close()
+        end))
+        for _, key in ipairs { "another", "" } do
+          assert.are.same({}, count(function(where)
+            local known = key ~= "" and key or nil
+            local client <close> = assert(ipc.rpc.connect(where, { timeout = LIMIT, authkey = known }))
+            assert.are.equal(E.EACCES, (select(3, client:call("add", 1, 2))))
+          end))
+        end
+        assert.are.same({ "open", "close" }, count(function(where)
+          local client <close> = assert(ipc.rpc.connect(where, { timeout = LIMIT, authkey = "the key" }))
+          assert.are.equal(3, client.remote.add(1, 2))
+        end))
+      end)
+    end)
+  end
 end)

@@ -9,7 +9,7 @@ local E = ipc.errno
 -- another process.
 local function exports()
   local rpc = ipc.rpc
-  local kept = {}
+  local kept, lent = {}, setmetatable({}, { __mode = "k" })
   local Account = {
     deposit = function(self, n)
       if n < 0 then error({ message = "too little", errno = E.EDOM }) end
@@ -39,7 +39,22 @@ local function exports()
       kept.account = rpc.object({ balance = balance, owner = "ann", secret = 1 }, Account, fields)
       return kept.account
     end,
+    open_after = function(balance, f)
+      f()
+      kept.account = rpc.object({ balance = balance }, Account, fields)
+      return kept.account
+    end,
     state = function() return kept.account.balance end,
+    lend = function()
+      local value = rpc.object({}, {})
+      lent[value] = true
+      return value, function() return value end
+    end,
+    lent = function()
+      local n = 0
+      for _ in pairs(lent) do n = n + 1 end
+      return n
+    end,
     inside = function(t) return t.list[1](1), t.list[2] == t.list[1] end,
     nothing = function() end,
     fail = function(text) error(text, 0) end,
@@ -285,6 +300,20 @@ for _, way in ipairs(elsewhere.ways()) do
       end)
     end)
 
+    it("what is given back lives no longer, though calls on that answer might have come", function()
+      way.use(exports, function(session)
+        apart(function()
+          for _ = 1, 20 do
+            local object <close>, fn = session.remote.lend()
+            assert.are.equal(fn(), object)
+            ipc.rpc.release(fn)
+          end
+        end)
+        settle(session)
+        assert.are.equal(0, session.remote.lent())
+      end)
+    end)
+
     it("what the other side keeps lives here, and no longer", function()
       way.use(exports, function(session)
         local weak = setmetatable({}, { __mode = "v" })
@@ -402,6 +431,46 @@ for _, way in ipairs(elsewhere.ways()) do
       end)
     end)
 
+    it("a chain of hundreds of calls, each on the one before, the first of which runs yet", function()
+      way.use(function()
+        local Counter = {}
+        function Counter.next(self) return ipc.rpc.object({ n = self.n + 1 }, Counter, { properties = { "n" } }) end
+        return { begin = function()
+          ipc.rpc.caller():call "go_on"
+          return ipc.rpc.object({ n = 0 }, Counter, { properties = { "n" } })
+        end }
+      end, function(session)
+        local last = session:async "begin"
+        for _ = 1, 300 do last = last:async "next" end
+        local ok, counter = last:wait()
+        assert.is_true(ok, counter)
+        assert.are.equal(300, counter.n)
+        assert.are.equal(301, counter:next().n)
+      end, nil, { exports = { go_on = function() end } })
+    end)
+
+    it("a notification on the result of a call that still runs begins when that has ended, in its turn", function()
+      way.use(exports, function(session)
+        local account = session:async("open_after", 10, function() end)
+        assert(session:notify(account, "deposit", 1))
+        local first = account:async("deposit", 2)
+        assert(session:notify(account, "deposit", 3))
+        local itself = account:async "itself"
+        assert(session:notify(itself, "deposit", 4))
+        local ok, object = account:wait()
+        assert.is_true(ok)
+        assert.are.equal(25, object:deposit(5))
+        assert.are.same({ true, 13 }, { first:wait() })
+
+        -- of one that fails nothing comes, and nobody but who called it is told
+        local before = session.remote.stats().unknown
+        local failed = session:async("open_after", 10, function() error("never", 0) end)
+        assert(session:notify(failed, "deposit", 1))
+        assert.are.equal("never", select(2, failed:wait()))
+        assert.are.equal(before + 1, session.remote.stats().unknown)
+      end)
+    end)
+
     it("the methods of the session, with their documentation", function()
       way.use(exports, function(session)
         local methods = assert(session:methods())
@@ -419,6 +488,44 @@ for _, way in ipairs(elsewhere.ways()) do
     end)
   end)
 end
+
+describe("what waits for a call's result", function()
+  after_each(peer.clean)
+
+  it("begins before what is read while that call's answer waits to be sent", function()
+    local order, made = {}, false
+    elsewhere.run(function()
+      local here, there = ipc.pair("unix", { unit = "stream" })
+      local gate, key = ipc.pipe()
+      local served = assert(ipc.rpc.serve(there, {
+        big = function() return ("x"):rep(1 << 20) end,
+        nothing = function() end,
+        make = function()
+          gate:recv(peer.limit)
+          made = true
+          return function(i) order[#order + 1] = i end
+        end,
+      }, { timeout = peer.limit }))
+      local session = assert(ipc.rpc.connect(here, { timeout = peer.limit }))
+      session.remote.nothing()
+      for _ = 1, 3 do session:async "big" end
+      local noting = session:async "make"
+      for i = 1, 2 do assert(session:notify(noting, nil, i)) end
+      ipc.sleep(0.01)
+      key:send "go on" -- nobody reads the answers
+      while not made do ipc.sleep(0.001) end
+      for i = 3, 4 do assert(session:notify(noting, nil, i)) end
+      ipc.sleep(0.01)
+      assert.is_true((noting:wait()))
+      session.remote.nothing()
+      assert.are.same({ 1, 2, 3, 4 }, order)
+      session:close()
+      served:close()
+      gate:close()
+      key:close()
+    end)
+  end)
+end)
 
 -- A peer that writes its messages itself: to an address, with or without hello.
 local Raw = {}
@@ -633,6 +740,27 @@ describe("references of a peer that writes its messages itself:", function()
     end)
   end)
 
+  it("what waits for the end of a call begins before what is read after that", function()
+    serving(function(address)
+      local p = raw(address)
+      local opened = p:send("open_after", 10, reference(0x40, 9, 0))
+      local asks = assert(p.channel:get())
+      local promise = reference(0x42, opened)
+      p:notify("$invoke", promise, "deposit", { 1 })
+      local second = p:send("$invoke", promise, "deposit", { 2 })
+      p:notify("$invoke", promise, "deposit", { 3 })
+      assert.are.same({ 1 }, p:call("same", 1)) -- all of them wait
+      assert(p.channel:put(ipc.array { 1, asks[2], ipc.null, ipc.array {} }))
+      local state, answers = p:send "state", {}
+      for _ = 1, 3 do
+        local message
+        repeat message = assert(p.channel:get()) until message[1] == 1 -- no $release
+        answers[message[2]] = message[4]
+      end
+      assert.are.same({ { 13 }, { 16 } }, { answers[second], answers[state] })
+    end)
+  end)
+
   it("promises are refused where they stand for nothing", function()
     serving(function(address)
       local p = raw(address)
@@ -694,6 +822,58 @@ describe("references of a peer that writes its messages itself:", function()
         assert.are.equal(ext, p:call("same", ext))
       end
     end)
+  end)
+end)
+
+describe("calls on calls of a script that serves", function()
+  before_each(function() ipc.loop.use(nil) end)
+  after_each(function()
+    peer.clean()
+    ipc.scheduler(nil)
+  end)
+
+  it("are calls within calls where those are", function()
+    local here, there = assert(ipc.pair "unix")
+    local child = peer.fork(function(channel)
+      local Object = { ask = function() ipc.rpc.caller():call "more" end }
+      local session = assert(ipc.rpc.connect(channel, { timeout = peer.limit, nested = 4, exports = {
+        open = function()
+          ipc.rpc.caller():call "go_on"
+          return ipc.rpc.object({}, Object)
+        end,
+      } }))
+      session:serve(peer.limit)
+    end, there)
+    elsewhere.run(function()
+      local told, gate, depth = ipc.loop.queue(), ipc.loop.queue(), 0
+      local session
+      local function ask()
+        local opened = session:async "open"
+        local asked = opened:async "ask"
+        ipc.loop.go(function()
+          local ok, message = asked:wait()
+          if not ok then told:put(message) end
+        end)
+      end
+      session = assert(ipc.rpc.connect(here, { timeout = peer.limit, exports = {
+        go_on = function() end,
+        more = function() -- in the middle of each call on a call: one more of both
+          depth = depth + 1
+          if depth > 10 then
+            told:put "no bound"
+          else
+            ask()
+          end
+          gate:get(peer.limit)
+        end,
+      } }))
+      ask()
+      ipc.loop.go(function() session:serve() end)
+      assert.are.equal("more than 4 calls within calls", told:get(peer.limit))
+      for _ = 1, depth do gate:put(true) end
+      session:close()
+    end)
+    assert(child:wait(peer.limit))
   end)
 end)
 

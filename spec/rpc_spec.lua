@@ -137,6 +137,62 @@ describe("ipc.rpc:", function()
     end)
   end)
 
+  it("a notification over a limit is dropped, counted and told, and the session goes on", function()
+    local wide, sparse, tables = {}, {}, {}
+    for i = 1, 40 do wide[i], sparse[3 * i], tables[i] = i, true, {} end
+    local limits = { values = 100, tables = 30, keys = 20, depth = 5, params = 9, method = 12 }
+    local cases = {
+      values = { "f", wide, wide, wide }, tables = { "f", tables }, keys = { "f", sparse },
+      depth = { "f", { { { { { {} } } } } } }, params = { "f", table.unpack(wide, 1, 20) }, method = { ("m"):rep(20) },
+    }
+    local told, there
+    local names = {
+      add = exports.add, f = function() error "ran" end, [("m"):rep(20)] = function() error "ran" end,
+      who = function() there = ipc.rpc.caller() end,
+    }
+    local function limited(more)
+      for name, value in pairs(limits) do more[name] = value end
+      more.on_error = function(problem, s)
+        told:put { problem.message, problem.errno, s.remote.add(2, 3) } -- it may wait, and call
+      end
+      return more
+    end
+    local function try(from, to)
+      local n = 0
+      for option, list in pairs(cases) do
+        n = n + 1
+        assert.is_true(from:notify(table.unpack(list)))
+        local message, errno, sum = table.unpack(told:get(LIMIT))
+        assert.matches(("^a notification cannot be taken: .* %%(the option '%s' here%%)$"):format(option), message)
+        assert.are.same({ E.EINVAL, 5, n }, { errno, sum, to:stats().unknown })
+        assert.are.equal(3, from.remote.add(1, 2))
+      end
+    end
+    for _, own in ipairs { true, false } do
+      local connect = { exports = names }
+      with(names, { serve = own and limited {} or nil, connect = own and connect or limited(connect) }, function(s)
+        told = ipc.loop.queue()
+        s.remote.who()
+        ipc.loop.go(s.serve, s)
+        try(own and s or there, own and there or s)
+      end)
+    end
+  end)
+
+  it("a script without tasks drops a notification over a limit, and goes on", function()
+    local told = {}
+    local session <close> = assert(ipc.rpc.connect({ "cat" }, { -- what is said comes back
+      peer = "plain", params = 2, timeout = LIMIT, on_error = function(problem) told[#told + 1] = problem.message end,
+      exports = { f = function() error "ran" end, done = function() ipc.rpc.caller():close() end },
+    }))
+    assert.is_true(session:notify("f", 1, 2, 3))
+    assert.is_true(session:notify "done")
+    assert.is_true(session:wait(LIMIT))
+    assert.are.same({ "a notification cannot be taken: 3 arguments, but the limit is 2 (the option 'params' here)" },
+      told)
+    assert.are.equal(1, session:stats().unknown)
+  end)
+
   for _, scheme in ipairs { "unix", "tcp", "shm", "fifo", "sysv", "mqueue" } do
     it("calls, answers and errors over " .. scheme, function()
       if scheme == "shm" and not peer.has "shm" then return pending "no shm" end
@@ -596,6 +652,140 @@ describe("ipc.rpc:", function()
     assert.are.same(pack(true, "both"), pack(child:wait(LIMIT)))
   end)
 
+  it("a call whose time is over while its answer waits to be sent ends no session", function()
+    run(function()
+      local a, b = ipc.pair "unix"
+      local begun, over = ipc.loop.queue(), ipc.loop.queue()
+      local session <close> = ipc.rpc.serve(b, {
+        fill = function() return ("x"):rep(1 << 20) end,
+        waits = function() begun:get() end,
+        late = function()
+          begun:put(true)
+          pcall(ipc.sleep, LIMIT)
+          over:put(true)
+        end,
+      }, { timeout = 0.02 })
+      for id, name in ipairs { "fill", "waits", "late" } do assert(a:put { 0, id, name, {} }) end
+      assert.is_true(over:get(LIMIT))
+      local answered = {}
+      for _ = 1, 3 do answered[#answered + 1] = assert(a:get(LIMIT))[2] end
+      table.sort(answered)
+      assert.are.same({ 1, 2, 3 }, answered)
+      assert(a:put { 0, 4, "fill", {} })
+      assert.are.equal(1 << 20, #a:get(LIMIT)[4])
+      a:close()
+      session:wait(LIMIT)
+    end)
+  end)
+
+  it("who closes a session tells the other side, however full the channel is", function()
+    if not peer.has "mqueue" then return pending "no POSIX queues" end
+    run(function()
+      local a, b = assert(ipc.pair("mqueue", { maxmsg = 1 }))
+      local notes = 0
+      local function note() notes = notes + 1 end
+      local one <close> = ipc.rpc.connect(a, { timeout = LIMIT })
+      local two <close> = ipc.rpc.connect(b, { timeout = LIMIT, exports = { note = note } })
+      local first = ipc.loop.go(one.call, one, "note")
+      repeat two:serve(0.001) until notes > 0
+      assert.is_true(first:wait(LIMIT))
+      assert(one:notify "note")
+      local served = ipc.loop.go(two.serve, two, LIMIT)
+      one:close()
+      assert.are.same({ true, true }, { served:wait(LIMIT) })
+      assert.are.equal(2, notes)
+    end)
+  end)
+
+  it("and so does who closes a server", function()
+    if not peer.has "mqueue" then return pending "no POSIX queues" end
+    run(function()
+      local theirs
+      local server <close> = assert(ipc.rpc.serve(peer.address "mqueue", exports, {
+        maxmsg = 1, on_open = function(session) theirs = session end,
+      }))
+      local told = false
+      local session <close> = assert(ipc.rpc.connect(server.address, {
+        timeout = LIMIT, maxmsg = 1, exports = { note = function() told = true end },
+      }))
+      session.remote.none()
+      assert(theirs:notify "note")
+      local served = ipc.loop.go(session.serve, session, LIMIT)
+      server:close()
+      assert.are.same({ true, true }, { served:wait(LIMIT) })
+      assert.is_true(told)
+    end)
+  end)
+
+  it("a server of a plain script that uses nothing else of the loop is closed, with a client", function()
+    local text = peer.run([[
+      local address = os.getenv "ADDRESS"
+      local server = assert(ipc.rpc.serve(address, { add = function(a, b) return a + b end }))
+      local child = ipc.fork(function()
+        local session <close> = assert(ipc.rpc.connect(address, { retry = 10 }))
+        assert(session.remote.add(1, 2) == 3)
+        ipc.parent:send "called"
+        return session:wait(10)
+      end)
+      server:wait(0.01)
+      while not child:recv(0) do server:wait(0.01) end
+      print(server:close())
+      print(child:wait(10))
+    ]], { env = { ADDRESS = path() } })
+    assert.are.equal("true\ntrue\ttrue\n", text)
+  end)
+
+  it("functions that close their server do not wait for more than the others that run", function()
+    run(function()
+      local server
+      local quitting = 0
+      local gate, key = ipc.pipe()
+      server = assert(ipc.rpc.serve(path(), {
+        waits = function() return gate:recv(LIMIT) end,
+        quit = function()
+          quitting = quitting + 1
+          while quitting < 2 do ipc.sleep(0.001) end
+          return server:close()
+        end,
+      }, { grace = 3 * LIMIT }))
+      local sessions, futures = {}, {}
+      for i = 1, 2 do
+        sessions[i] = assert(ipc.rpc.connect(server.address, { timeout = LIMIT }))
+        futures[i] = sessions[i]:async "waits"
+        futures[2 + i] = sessions[i]:async "quit"
+      end
+      while server.servers[1].over == false do ipc.sleep(0.001) end
+      for _ = 1, 2 do key:send "go on" end
+      for i = 1, 4 do assert.are.same({ true, i > 2 or "go on" }, { futures[i]:wait() }) end
+      key:close()
+      gate:close()
+    end)
+  end)
+
+  it("who is given up while it closes a server leaves none that is half closed", function()
+    run(function()
+      local server
+      local waiting = false
+      server = assert(ipc.rpc.serve(path(), {
+        waits = function()
+          waiting = true
+          ipc.sleep(LIMIT)
+        end,
+        quit = function() return server:close() end,
+      }, { grace = LIMIT, on_error = function() end }))
+      local one <const> = assert(ipc.rpc.connect(server.address, { timeout = LIMIT }))
+      local other <const> = assert(ipc.rpc.connect(server.address, { timeout = LIMIT }))
+      local waits = other:async "waits"
+      while not waiting do ipc.sleep(0.001) end
+      local quit = one:async "quit"
+      while server.servers[1].over == false do ipc.sleep(0.001) end
+      quit:cancel()
+      waits:cancel()
+      assert.is_true(server:wait(LIMIT))
+      assert.is_true(one:wait(LIMIT))
+    end)
+  end)
+
   it("a peer that never reads is left, not waited for", function()
     local why
     run(function()
@@ -786,6 +976,55 @@ describe("ipc.rpc:", function()
     end)
   end)
 
+  it("a server's close gives the answers of what has run its grace, too", function()
+    for _, where in ipairs { path(), peer.has "shm:" and peer.address "shm" .. "?capacity=4096" or nil } do
+      local size = where:find "^unix" and 1000000 or 3000
+      local child = peer.fork(function()
+        ipc.loop.run(function()
+          local ran = 0
+          local server = assert(ipc.rpc.serve(where, {
+            text = function() ran = ran + 1 return ("x"):rep(size) end, ran = function() return ran end,
+          }, { grace = LIMIT }))
+          ipc.parent:put "here"
+          local watch <close> = assert(ipc.rpc.connect(server.address, { timeout = LIMIT }))
+          repeat until watch.remote.ran() == 10
+          ipc.loop.go(server.close, server)
+          ipc.sleep(0) -- it has begun
+          ipc.parent:put "closes"
+          server:wait()
+        end)
+      end)
+      assert.are.equal("here", child:get())
+      local session <close> = assert(ipc.rpc.connect(where, { timeout = LIMIT }))
+      local futures = {}
+      for i = 1, 10 do futures[i] = session:async "text" end
+      assert.are.equal("closes", child:get())
+      for i = 1, 10 do
+        local ok, text = futures[i]:wait()
+        assert.is_true(ok, tostring(text))
+        assert.are.equal(size, #text)
+      end
+      assert.is_true((child:wait()))
+    end
+  end)
+
+  it("neither stop nor close lingers for clients that do not read", function()
+    for how, grace in pairs { stop = LIMIT, close = 0.01 } do
+      run(function()
+        local ran = 0
+        local server = assert(ipc.rpc.serve(path(), {
+          text = function() ran = ran + 1 return ("x"):rep(1000000) end,
+        }, { grace = grace, linger = LIMIT }))
+        for n = 1, 3 do
+          assert(peer.keep(assert(ipc.connect(server.address .. "?unit=stream"))):put { 0, 1, "text", {} })
+          while ran < n do ipc.sleep(0.001) end
+        end
+        assert.is_true(server[how](server))
+        assert.are.equal(0, #server)
+      end)
+    end
+  end)
+
   it("a call that ends its own server is answered", function()
     run(function()
       local server
@@ -803,6 +1042,30 @@ describe("ipc.rpc:", function()
       assert.are.same(pack(true, 0.05), pack(slow:wait()))
       assert.is_true(server:wait(LIMIT))
       assert.are.equal("closed", (select(2, session:call "sleep")))
+    end)
+  end)
+
+  it("calls that end the same server wait for the others, not for each other", function()
+    run(function()
+      local server, n
+      server = assert(ipc.rpc.serve(path(), {
+        shutdown = function()
+          n = n + 1
+          while n < 3 do ipc.sleep(0.001) end
+          server:close()
+          return "done"
+        end, sleep = exports.sleep,
+      }, { grace = LIMIT + 1 }))
+      n = 0
+      local sessions, futures = {}, {}
+      for i = 1, 4 do sessions[i] = assert(ipc.rpc.connect(server.address, { timeout = LIMIT })) end
+      local slow = sessions[4]:async("sleep", 0.05)
+      sessions[4]:call "nothing"
+      for i = 1, 3 do futures[i] = sessions[i]:async "shutdown" end
+      for i = 1, 3 do assert.are.same(pack(true, "done"), pack(futures[i]:wait())) end
+      assert.are.same(pack(true, 0.05), pack(slow:wait()))
+      assert.is_true(server:wait(LIMIT))
+      for i = 1, 4 do sessions[i]:close() end
     end)
   end)
 
@@ -1557,6 +1820,29 @@ describe("ipc.rpc:", function()
       end)
   end)
 
+  it("what on_error waits for after a notification takes nothing of the time of later calls", function()
+    local told = ipc.loop.queue()
+    with({ bad = function() error("no", 0) end, last = function()
+      ipc.sleep(0.001) -- another task reads on
+      local left = ipc.rpc.caller().deadline
+      return ipc.now() + left
+    end }, { serve = { timeout = LIMIT, params = 3, on_error = function()
+      ipc.sleep(0.001)
+      told:put(true)
+    end } }, function(session)
+      for _, what in ipairs { { "bad" }, { "last", 1, 2, 3, 4 } } do
+        assert.is_true(session:notify(table.unpack(what)))
+        assert.is_true(told:get(LIMIT))
+        local futures, began = {}, ipc.now()
+        for i = 1, 5 do futures[i] = session:async "last" end
+        for _, future in ipairs(futures) do
+          local ok, last = future:wait()
+          assert.is_true(ok and last >= began + LIMIT, last)
+        end
+      end
+    end)
+  end)
+
   it("an id that is used twice loses no call", function()
     local left = 0
     run(function()
@@ -1712,20 +1998,96 @@ describe("ipc.rpc:", function()
     there:close()
   end)
 
-  it("a session that is closed while it reconnects stays closed", function()
+  it("a session that is closed while it reconnects stays closed, and nobody waits any more", function()
+    run(function()
+      local where, opens = path(), 0
+      local server = assert(ipc.rpc.serve(where, exports))
+      local session = assert(ipc.rpc.connect(where, {
+        reconnect = LIMIT, timeout = LIMIT, on_open = function() opens = opens + 1 end,
+      }))
+      assert.are.equal(3, session.remote.add(1, 2))
+      server:stop()
+      local waiting = {}
+      for i, fn in ipairs { session.call, session.call, session.notify,
+        function(...) return session:async(select(2, ...)):wait() end } do
+        waiting[i] = ipc.loop.go(function() return (select(2, fn(session, "add", 1, 2))) end)
+      end
+      ipc.sleep(0.01)
+      session:close()
+      for _, task in ipairs(waiting) do
+        assert.are.same({ true, "closed" }, { task:wait() })
+      end
+      local again <close> = assert(ipc.rpc.serve(where, exports))
+      assert.are.equal("closed", (select(2, session:call("add", 1, 2))))
+      assert.are.same({ 0, 1 }, { #again, opens })
+    end)
+  end)
+
+  -- Has `fn` done in the place of ipc.connect what `found` does.
+  local function instead(found, fn)
+    local connect <const> = ipc.connect
+    local held <close> = setmetatable({}, { __close = function() ipc.connect = connect end })
+    ipc.connect = function(...) return found(connect, ...) end
+    fn()
+    return held
+  end
+
+  it("who waits while another reconnects takes what that has found", function()
     run(function()
       local where = path()
       local server = assert(ipc.rpc.serve(where, exports))
-      local session = assert(ipc.rpc.connect(where, { reconnect = LIMIT, timeout = LIMIT }))
+      local session <close> = assert(ipc.rpc.connect(where, { reconnect = 0.001, timeout = LIMIT }))
       assert.are.equal(3, session.remote.add(1, 2))
       server:stop()
-      local task = ipc.loop.go(function() return session:call("add", 1, 2) end)
-      ipc.sleep(0.05)
-      session:close()
-      local again <close> = assert(ipc.rpc.serve(where, exports))
-      assert.is_nil((select(2, task:wait())))
-      assert.are.equal("closed", (select(2, session:call("add", 1, 2))))
-      assert.are.equal(0, #again)
+      local tries, begun, gate = 0, ipc.loop.queue(), ipc.loop.queue()
+      instead(function()
+        tries = tries + 1
+        begun:put(true)
+        gate:get(LIMIT)
+        return nil, "nobody", E.ENOENT
+      end, function()
+        local waiting = {}
+        for i = 1, 4 do
+          waiting[i] = ipc.loop.go(function() return (select(2, session:call("add", 1, 2))) end)
+        end
+        begun:get(LIMIT) -- the others stand in line
+        ipc.sleep(0.01) -- more than they may wait
+        for _ = 1, 4 do gate:put(true) end
+        for _, task in ipairs(waiting) do
+          assert.are.same({ true, "nobody" }, { task:wait() })
+        end
+      end)
+      assert.are.equal(1, tries)
+    end)
+  end)
+
+  it("who may wait longer than another tries on when that has given up, or is cancelled", function()
+    run(function()
+      local where = path()
+      local server = assert(ipc.rpc.serve(where, exports))
+      local session <close> = assert(ipc.rpc.connect(where, { reconnect = LIMIT, timeout = LIMIT }))
+      assert.are.equal(3, session.remote.add(1, 2))
+      for _, how in ipairs { "given up", "cancelled" } do
+        server:stop()
+        local first, begun, gate = true, ipc.loop.queue(), ipc.loop.queue()
+        instead(function(connect, ...)
+          if not first then return connect(...) end
+          first = false
+          begun:put(true)
+          gate:get(LIMIT)
+          return nil, "nobody", E.ENOENT
+        end, function()
+          local one = ipc.loop.go(function() return (select(2, session:call("add", 1, 2))) end)
+          local other = ipc.loop.go(function() return session:call("add", 1, 2) end)
+          begun:get(LIMIT)
+          server = assert(ipc.rpc.serve(where, exports))
+          if how == "cancelled" then one:cancel() else gate:put(true) end
+          assert.are.same(pack(true, true, 3), pack(other:wait()))
+          local ok, message = one:wait()
+          assert.are.same(how == "cancelled" and { nil, "cancelled" } or { true, "nobody" }, { ok, message })
+        end)
+      end
+      server:stop()
     end)
   end)
 

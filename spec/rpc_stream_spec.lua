@@ -306,6 +306,19 @@ for _, way in ipairs(elsewhere.ways()) do
       end)
     end)
 
+    it("a stream that was released gives nothing of what has come already", function()
+      way.use(exports, function(session)
+        for n in pairs { [3] = "its last values are there", [1000] = "there are more" } do
+          local s <close> = session.remote.emit(n)
+          assert.are.same({ 1, 2 }, { s(), (s()) }) -- with the second came another
+          ipc.rpc.release(s)
+          local ok, problem = pcall(s)
+          assert.are.same({ false, E.EPIPE }, { ok, problem.errno }, n)
+          assert.are.equal(E.EPIPE, select(3, s:next(peer.limit)))
+        end
+      end)
+    end)
+
     it("a stream that was left and collected is cancelled", function()
       way.use(exports, function(session)
         local function use()
@@ -698,6 +711,98 @@ describe("streams and peers that are not ours:", function()
       assert.are.same({ 1, 2 }, session.remote.give(stream))
     end)
   end)
+
+  it("all their lists together are no longer than a message, whatever they consist of", function()
+    elsewhere.run(function()
+      local feed, begun = ipc.loop.queue(), ipc.loop.queue()
+      local block = ("x"):rep(1 << 20)
+      local function emits(n, after)
+        return function()
+          return ipc.rpc.stream(function(emit)
+            for _ = 1, n do emit(block) end
+            if after then after() end
+          end)
+        end
+      end
+      local row = {}
+      for i = 1, 3000 do row[i] = i end
+      local server <close> = assert(ipc.rpc.serve(peer.address "unix", {
+        endless = emits(math.huge), ten = emits(10),
+        waits = emits(10, function()
+          begun:put(true)
+          feed:get()
+        end),
+        rows = function() return ipc.rpc.stream(function(emit) for _ = 1, 3 do emit(row) end end) end,
+        nested = function() return ipc.rpc.stream(function(emit) emit(ipc.rpc.stream(ipairs { "x" })) end) end,
+        pass = function(...) return ... end,
+      }, { on_error = function() end }))
+      local session <close> = assert(ipc.rpc.connect(server.address, { peer = "plain", timeout = peer.limit }))
+      local function refused(...)
+        local ok, message = session:call(...)
+        assert.is_nil(ok)
+        assert.matches("more than %d+ bytes at once", message)
+      end
+      refused "endless"
+      local ok, message, errno = session:call("pass", emits(math.huge)())
+      assert.are.same({ nil, E.EMSGSIZE }, { ok, errno }, message)
+      local waits = session:async "waits"
+      assert.is_true(begun:get(peer.limit))
+      refused "ten"
+      feed:put(true)
+      assert.are.equal(10, #select(2, waits:wait()))
+      assert.are.equal(10, #session.remote.ten())
+      assert.are.same({ row, row, row }, session.remote.rows())
+      assert.are.same({ { { 1, "x" } } }, session.remote.nested())
+    end)
+  end)
+
+  -- What is served by a plain script, which has no loop.
+  local function served_plainly(timeout, ticks)
+    local here, there = peer.pair("unix", { unit = "stream" })
+    local child = peer.fork(function()
+      local session = assert(ipc.rpc.connect(there, {
+        peer = "plain", timeout = timeout, exports = { add = function(a, b) return a + b end, ticks = ticks },
+      }))
+      session:serve()
+    end)
+    there:close()
+    return assert(ipc.rpc.connect(here, { peer = "plain", timeout = peer.limit })), child
+  end
+
+  local kinds = {
+    ["goes on"] = function(emit)
+      while true do
+        emit(1)
+        ipc.sleep(0.001)
+      end
+    end,
+    pauses = function(emit)
+      emit(1)
+      ipc.sleep(10 * peer.limit)
+    end,
+  }
+  for kind, producer in pairs(kinds) do
+    it(("a plain script makes the list of one that %s for as long as the call has"):format(kind), function()
+      local session, child = served_plainly(0.05, function() return ipc.rpc.stream(producer) end)
+      local ok, message = session:call "ticks"
+      assert.are.same({ nil, "timeout" }, { ok, message })
+      assert.are.same({ true, 3 }, { session:call("add", 1, 2) })
+      session:close()
+      assert.is_true(child:wait(peer.limit))
+    end)
+
+    it(("a plain script leaves one that %s when the peer has left"):format(kind), function()
+      local session, child = served_plainly(math.huge, function()
+        ipc.parent:put "begun"
+        return ipc.rpc.stream(producer)
+      end)
+      local ticks = session:async "ticks"
+      assert.are.equal("begun", child:get(peer.limit))
+      session:close()
+      assert.is_nil((ticks:wait(0)))
+      assert.is_true(child:wait(peer.limit))
+    end)
+  end
 end)
 
 describe("ipc.rpc.stream tells", function()

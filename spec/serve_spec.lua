@@ -164,6 +164,27 @@ describe("ipc.serve:", function()
     end)
   end)
 
+  it("that shares its listener leaves those who wait to other processes in between", function()
+    local function most(shared) -- accepted whose tasks had not begun
+      return run(function()
+        local begun, waiting = 0, 0
+        local server server = assert(ipc.serve(path(), function(conn)
+          begun = begun + 1
+          waiting = math.max(waiting, #server - begun)
+          conn:recv()
+        end, { grace = 0 }))
+        local closed <close> = server
+        server.shared = shared
+        for _ = 1, 5 do connect(server) end
+        while begun < 5 do ipc.sleep(0.001) end
+        peer.clean()
+        return closed and waiting
+      end)
+    end
+    assert.is_true(most(true) <= 1)
+    assert.is_true(most(false) > 1)
+  end)
+
   it("close drains: the running come to their end, no new ones", function()
     run(function()
       local begun = false

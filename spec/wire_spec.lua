@@ -187,6 +187,20 @@ describe("messages of calls", function()
     assert.is_truthy(text:find("101", 1, true) and text:find("100", 1, true), text)
   end)
 
+  it("of notifications that cannot be taken say why in the place of a name", function()
+    for _, hex in ipairs { "93 02 a1 66 91 81 c0 01", "93 02 a5 2463616c6c 93 80 a1 66 91 81 c0 01",
+      "93 02 a7 24696e766f6b65 93 01 c0 91 81 c0 01" } do
+      local kind, name, text = taken(bytes(hex .. "93 02 a1 66 90"))
+      assert.are.same({ 2, nil, "string" }, { kind, name, type(text) }, hex)
+    end
+    local x, b = half { params = 2, method = 3 }
+    assert(b:send(ipc.pack { 2, "f", { 1, 2, 3 } } .. ipc.pack { 2, "long", {} } .. ipc.pack { 2, "f", {} }))
+    local text = "a notification cannot be taken: %s (the option '%s' here)"
+    assert.are.same({ 2, nil, text:format("3 arguments, but the limit is 2", "params") }, { x:recv(1) })
+    assert.are.same({ 2, nil, text:format("a method's name of 4 bytes, but the limit is 3", "method") }, { x:recv(1) })
+    assert.are.same({ 2, "f" }, { x:recv(1) })
+  end)
+
   it("of results that cannot be taken are errors to who waits", function()
     local many = {}
     for i = 1, 300 do many[i] = i end
@@ -250,7 +264,7 @@ describe("messages of calls", function()
     local a = assert(ipc.pair(FRAMES, { maxsize = 1000 }))
     local x = rpc.wire(a)
     local ok, message, errno = x:request(1, "f", ("x"):rep(2000))
-    assert.are.same({ nil, E.EMSGSIZE, 0 }, { ok, errno, x:unsent() })
+    assert.are.same({ nil, E.EMSGSIZE, 0 }, { ok, errno, (x:unsent()) })
     assert.is_truthy(message:find("1000", 1, true), message)
   end)
 
@@ -319,7 +333,7 @@ describe("values that stay", function()
     assert.is_nil(next(refs))
   end)
 
-  it("that are refused make a request invalid, and its text is theirs", function()
+  it("that are refused make a request or notification invalid, and its text is theirs", function()
     local x, b = half()
     local why
     x:exts(function() error(why, 0) end)
@@ -330,7 +344,7 @@ describe("values that stay", function()
       assert(b:send(ipc.pack { 1, 1, ipc.null, { { ipc.ext(5, "x") } } }))
       assert.are.same({ 1, 1, { 0, "the reply cannot be taken: " .. value, { errno = E.EINVAL } } }, { x:recv(1) })
       assert(b:send(ipc.pack { 2, "f", { ipc.ext(5, "x") } }))
-      assert.are.equal(E.EBADMSG, select(3, x:recv(1)))
+      assert.are.same({ 2, nil, "a notification cannot be taken: " .. value }, { x:recv(1) })
     end
     for _, f in ipairs { function() error {} end, function() end, function() coroutine.yield() end,
       function() return nil end, function() error() end } do

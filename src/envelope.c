@@ -133,6 +133,7 @@ typedef struct Reader {
   const EnvelopeLimits *limits;
   EnvelopeExts *exts;
   const char *option; /* whose limit a refusal is of, or NULL */
+  bool shapeless;     /* what is refused is no name and arguments at all */
   int base;           /* Lua's stack before anything was pushed */
   Frame few[ENVELOPE_FRAMES];
 } Reader;
@@ -292,6 +293,32 @@ static int read_invalid(Reader *r, uint64_t id) {
   return 3;
 }
 
+/* What cannot be taken of a notification is told here: nobody is answered. The
+ * text is on top. */
+static int read_unheard(Reader *r) {
+  lua_State *L = r->L;
+  const char *why = lua_tostring(L, -1);
+  if (r->option)
+    lua_pushfstring(L,
+                    "a notification cannot be taken: %s (the option '%s' here)",
+                    why, r->option);
+  else
+    lua_pushfstring(L, "a notification cannot be taken: %s", why);
+  (void)read_bad(r);
+  lua_pushinteger(L, ENVELOPE_NOTIFICATION);
+  lua_insert(L, r->base + 1);
+  lua_pushnil(L);
+  lua_insert(L, r->base + 2);
+  return 3;
+}
+
+/* Where there should be a name, or arguments. False, and a text. */
+static bool read_shapeless(Reader *r, const char *why) {
+  lua_pushstring(r->L, why);
+  r->shapeless = true;
+  return false;
+}
+
 static bool read_is(const char *name, uint64_t size, const char *what) {
   return size == strlen(what) && memcmp(name, what, strlen(what)) == 0;
 }
@@ -302,10 +329,8 @@ static bool read_call(Reader *r, bool inside) {
   lua_State *L = r->L;
   const char *name;
   uint64_t size, count;
-  if (!read_string(r, &name, &size)) {
-    lua_pushliteral(L, "the method is no string");
-    return false;
-  }
+  if (!read_string(r, &name, &size))
+    return read_shapeless(r, "the method is no string");
   bool own = size > 0 && size <= OWN_NAME && name[0] == '$';
   if (size > r->limits->method && !own) {
     lua_pushfstring(L, "a method's name of %I bytes, but the limit is %I",
@@ -316,28 +341,22 @@ static bool read_call(Reader *r, bool inside) {
   bool call = !inside && read_is(name, size, "$call");
   bool invoke = read_is(name, size, "$invoke");
   lua_pushlstring(L, name, (size_t)size);
-  if (!read_array(r, &count)) {
-    lua_pushliteral(L, "the arguments are no array");
-    return false;
-  }
+  if (!read_array(r, &count))
+    return read_shapeless(r, "the arguments are no array");
   if (!call && !invoke)
     return read_values_to(
         r, count, "arguments",
         own && r->limits->params < OWN_PARAMS ? OWN_PARAMS : r->limits->params);
-  if (count != 3) {
-    lua_pushliteral(L, "three arguments expected");
-    return false;
-  }
+  if (count != 3)
+    return read_shapeless(r, "three arguments expected");
   if (!read_value(r)) /* of what, or about the call */
     return false;
   if (call)
     return read_call(r, true);
   if (!read_value(r)) /* the name */
     return false;
-  if (!read_array(r, &count)) {
-    lua_pushliteral(L, "the arguments are no array");
-    return false;
-  }
+  if (!read_array(r, &count))
+    return read_shapeless(r, "the arguments are no array");
   return read_values(r, count, "arguments");
 }
 
@@ -392,7 +411,9 @@ static int read_response(Reader *r, bool spread) {
 
 static int read_notification(Reader *r) {
   lua_pushinteger(r->L, ENVELOPE_NOTIFICATION);
-  return read_call(r, false) ? lua_gettop(r->L) - r->base : read_bad(r);
+  if (read_call(r, false))
+    return lua_gettop(r->L) - r->base;
+  return r->shapeless ? read_bad(r) : read_unheard(r);
 }
 
 static int read_message(Reader *r, bool spread) {
@@ -428,6 +449,7 @@ int ipc_envelope_decode(lua_State *L, const char *bytes, size_t size,
   r.d.foreign = x ? &x->f : NULL;
   r.exts = x;
   r.option = NULL;
+  r.shapeless = false;
   if (limits->values.depth <= ENVELOPE_FRAMES)
     return read_message(&r, spread);
   r.d.frames = lua_newuserdatauv(L, limits->values.depth * sizeof(Frame), 0);

@@ -60,12 +60,13 @@ typedef struct EnvelopeExts {
 
 /* Pushes the parts of the message that is exactly these bytes, which ipc_scan
  * has found whole: kind, then id, method, arguments; id, error or nil, results;
- * method, arguments; id, text. Of "$call" [meta, method, [arguments]] the
- * arguments are meta, method, arguments; of "$invoke" [reference, name,
- * [arguments]] likewise, also inside the other. Returns how many; 0: it is no
- * such message, and a text that says why was pushed. With `spread` the array of
- * a response is its results, else it is the one. `x` gets the extensions, if
- * not NULL. As for ipc_value_decode, `bytes` must stay where they are. */
+ * method, arguments, or nil and a text that says why these cannot be taken; id,
+ * text. Of "$call" [meta, method, [arguments]] the arguments are meta, method,
+ * arguments; of "$invoke" [reference, name, [arguments]] likewise, also inside
+ * the other. Returns how many; 0: it is no such message, and a text that says
+ * why was pushed. With `spread` the array of a response is its results, else it
+ * is the one. `x` gets the extensions, if not NULL. As for ipc_value_decode,
+ * `bytes` must stay where they are. */
 int ipc_envelope_decode(lua_State *L, const char *bytes, size_t size,
                         const EnvelopeLimits *limits, bool spread,
                         EnvelopeExts *x);

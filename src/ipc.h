@@ -248,10 +248,13 @@ typedef struct Spin {
 
 struct Chan;
 
-/* Something that is gathered, and that goes out before anything waits. */
+/* Something that is gathered, or that its channel has no room for: it goes out
+ * before anything waits, or as soon as it can while something does. */
 typedef struct Owed {
   struct Owed *next, **link; /* link: NULL while nothing is owed */
-  /* Sends what it can. It is owed no more, and not again by this. */
+  const struct Chan *to;
+  /* Sends what it can. It is owed no more, unless this says so again. Raises
+   * nothing. */
   void (*pay)(lua_State *L, struct Owed *o);
 } Owed;
 
@@ -401,6 +404,13 @@ void ipc_flush_rests(lua_State *L, State *S);
 
 /* Whether there is anything that it would write. */
 static inline bool ipc_has_rests(const State *S) { return S->rests || S->owed; }
+
+/* Whether something is owed to a channel that holds no part of a message:
+ * nothing tells when it has room. */
+bool ipc_owed_blindly(const State *S);
+
+/* When a sleep until `deadline` looks again for that. */
+Nanos ipc_owed_nap(const State *S, Nanos deadline);
 
 /* Something is owed from now on, or no more; again changes nothing. */
 void ipc_owe(State *S, Owed *o);

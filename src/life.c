@@ -30,22 +30,26 @@ static int life_traceback(lua_State *L) {
   return 1;
 }
 
-/* Accepted messages leave before the child does, for as long as the most
- * patient channel lingers. False if some did not. */
+/* Accepted messages, and what is owed, leave before the child does, for as long
+ * as the most patient channel of those lingers. False if some did not. */
 static bool life_drain(lua_State *L, State *S) {
   Nanos linger = 0;
-  for (Chan *c = S->rests; c; c = c->rest.next)
+  ipc_flush_rests(L, S);
+  for (const Chan *c = S->rests; c; c = c->rest.next)
     if (c->linger > linger)
       linger = c->linger;
+  for (const Owed *o = S->owed; o; o = o->next)
+    if (o->to->linger > linger)
+      linger = o->to->linger;
   Nanos deadline = linger == IPC_FOREVER ? linger : ipc_now() + linger;
-  for (;;) {
-    ipc_flush_rests(L, S);
-    if (!S->rests)
-      break;
+  while (ipc_has_rests(S)) {
     int err = ipc_now() < deadline ? ipc_sleep(S, 0, deadline) : ETIMEDOUT;
-    if (err && err != EINTR)
-      break;
+    if (err && err != EINTR && !(err == ETIMEDOUT && ipc_now() < deadline))
+      break; /* not: time to look again at what is owed */
+    ipc_flush_rests(L, S);
   }
+  if (S->owed)
+    return false;
   for (Handle *h = S->handles; h; h = h->next)
     if (h->channel && (((Chan *)h)->lost || ((Chan *)h)->rest.link))
       return false;

@@ -274,13 +274,15 @@ static int wire_refs(lua_State *L) {
 
 /* ---------------------------------------------------------------- sending */
 
-/* wire:unsent() -> bytes not out yet, those that the channel holds included */
+/* wire:unsent() -> bytes not out yet, those that the channel holds included;
+ * and bytes that are out */
 static int wire_unsent(lua_State *L) {
   const Wire *w = ipc_wire_self(L);
-  const Rest *r = &w->chan->writer->rest;
-  lua_pushinteger(L,
-                  (lua_Integer)(w->out.size - w->sent + r->size + r->headed));
-  return 1;
+  const Chan *c = w->chan->writer;
+  size_t held = c->rest.size + c->rest.headed;
+  lua_pushinteger(L, (lua_Integer)(w->out.size - w->sent + held));
+  lua_pushinteger(L, (lua_Integer)(c->bytes_out - held));
+  return 2;
 }
 
 /* Of a closed channel nothing will be sent. */
@@ -298,15 +300,23 @@ int ipc_wire_sent(lua_State *L, Wire *w, int err) {
 
 static void wire_pay(lua_State *L, Owed *o) {
   Wire *w = (Wire *)(void *)((char *)o - offsetof(Wire, owed));
-  luaL_checkstack(L, 4, "answers that are held");
+  if (!lua_checkstack(L, 4)) { /* before the next wait, then */
+    ipc_wire_owe(w);
+    return;
+  }
   if (!ipc_handle_push(L, &w->chan->h)) /* or it would go while Lua runs */
     return;
   ipc_wire_try(L, w);
+  const Chan *c = w->chan->writer;
+  if (w->out.size > 0 && ipc_handle_usable(&c->h) && !c->failed && !c->shut &&
+      !(c->h.queue && ipc_waiter_first(&c->h, IPC_WRITE)))
+    ipc_wire_owe(w);
   lua_pop(L, 1);
 }
 
 void ipc_wire_owe(Wire *w) {
   w->owed.pay = wire_pay;
+  w->owed.to = w->chan->writer;
   ipc_owe(w->chan->h.state, &w->owed);
 }
 
@@ -320,7 +330,8 @@ void ipc_wire_try(lua_State *L, Wire *w) {
     ipc_handle_changed(L, &c->h);
 }
 
-/* wire:flush() -> true; false: it would have to wait; or nil, message, errno */
+/* wire:flush() -> true; false: it would have to wait, whatever waits goes on
+ * with it; or nil, message, errno */
 static int wire_flush(lua_State *L) {
   Wire *w = ipc_wire_self(L);
   Chan *self = w->chan, *c = self->writer;
@@ -332,6 +343,8 @@ static int wire_flush(lua_State *L) {
   if (L == S->main)
     S->hook = lua_gethook(L);
   int err = ipc_wire_send(w, c);
+  if (err == EAGAIN)
+    ipc_wire_owe(w);
   if (c->h.observers)
     ipc_handle_changed(L, &c->h);
   return ipc_wire_sent(L, w, err);
@@ -367,8 +380,24 @@ static int wire_drain(lua_State *L) {
   return ipc_run(L, &drain_op);
 }
 
-const luaL_Reg ipc_outgoing_methods[] = {
-    {"request", wire_request}, {"call", wire_call},   {"invoke", wire_invoke},
-    {"notify", wire_notify},   {"reply", wire_reply}, {"result", wire_result},
-    {"fail", wire_fail},       {"flush", wire_flush}, {"drain", wire_drain},
-    {"unsent", wire_unsent},   {"refs", wire_refs},   {NULL, NULL}};
+/* wire:linger(seconds): how long the channel's close waits for its rest */
+static int wire_linger(lua_State *L) {
+  Wire *w = ipc_wire_self(L);
+  w->chan->linger = ipc_seconds(luaL_checknumber(L, 2));
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
+const luaL_Reg ipc_outgoing_methods[] = {{"request", wire_request},
+                                         {"call", wire_call},
+                                         {"invoke", wire_invoke},
+                                         {"notify", wire_notify},
+                                         {"reply", wire_reply},
+                                         {"result", wire_result},
+                                         {"fail", wire_fail},
+                                         {"flush", wire_flush},
+                                         {"drain", wire_drain},
+                                         {"unsent", wire_unsent},
+                                         {"refs", wire_refs},
+                                         {"linger", wire_linger},
+                                         {NULL, NULL}};

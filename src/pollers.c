@@ -152,6 +152,7 @@ static int wait_answer(lua_State *L, Poller *p, size_t most) {
 static int wait_sleep(Poller *p, State *S, size_t most, Nanos until) {
   Nanos left = IPC_FOREVER;
   if (!S->rests) {
+    until = ipc_owed_nap(S, until);
     if (until != IPC_FOREVER) {
       left = until - ipc_now();
       left = left < 0 ? 0 : left;

@@ -536,8 +536,9 @@ static int stop_next(lua_State *L, Handle *h, int err) {
   if (!h->open || next == NEXT_LEAVE) /* killed, and stuck in the kernel */
     return stop_done(L, p);
   if (err == EINTR)
-    next = NEXT_KILL; /* the user is in a hurry */
-  (void)ipc_child_kill(p->child, next == NEXT_TERM ? SIGTERM : SIGKILL, true);
+    next = NEXT_KILL;                          /* the user is in a hurry */
+  if (next == NEXT_KILL || !p->child->stopped) /* another may have told it */
+    (void)ipc_child_kill(p->child, next == NEXT_TERM ? SIGTERM : SIGKILL, true);
   ipc_child_stop(p->child);
   if (next == NEXT_TERM)
     lua_pushvalue(L, STOP_GRACE);
@@ -619,24 +620,31 @@ static int process_stop(lua_State *L) {
                   lua_isnoneornil(L, 2) ? PROCESS_GRACE : lua_tonumber(L, 2));
 }
 
+static int close_within(lua_State *L, Process *p, lua_Number grace) {
+  return stop_begin(L, p, grace, p->child->detached ? NEXT_LEAVE : NEXT_TERM);
+}
+
 /***
-Gives the child 5 seconds to end by itself (its `ipc.parent` says `closed`, to
-receiving and to sending; a program's pipes end), then stops it. Leaving the
-block of a `<close>` variable does this; leaving it by an error stops the child
-at once. One that was started with `detach` goes on instead.
+Gives the child `grace` seconds to end by itself (its `ipc.parent` says
+`closed`, to receiving and to sending; a program's pipes end), then stops it,
+with the same grace. Leaving the block of a `<close>` variable does this;
+leaving it by an error stops the child at once. One that was started with
+`detach` goes on instead.
 @function process:close
+@tparam[opt=5] ?number grace seconds
 @treturn boolean true; or nil, "N bytes unsent", errno
 */
 static int process_close_call(lua_State *L) {
   Process *p = process_self(L);
-  return stop_begin(L, p, PROCESS_GRACE,
-                    p->child->detached ? NEXT_LEAVE : NEXT_TERM);
+  ipc_check_timeout(L, 2);
+  return close_within(
+      L, p, lua_isnoneornil(L, 2) ? PROCESS_GRACE : lua_tonumber(L, 2));
 }
 
 static int process_close_scope(lua_State *L) {
   Process *p = process_self(L);
   if (lua_isnoneornil(L, 2) || p->child->detached)
-    return process_close_call(L);
+    return close_within(L, p, PROCESS_GRACE);
   return stop_now(L, p, PROCESS_GRACE);
 }
 

@@ -281,10 +281,44 @@ static int rpc_uid(lua_State *L) {
   return 1;
 }
 
+/* The descriptor of what a channel reads from, or writes to; -1: none. */
+static int rpc_descriptor(lua_State *L, int want) {
+  const Chan *c = (const Chan *)ipc_handle_at(L, 1);
+  if (!c || !c->h.channel)
+    luaL_typeerror(L, 1, "channel");
+  const Chan *part = want == IPC_WRITE ? c->writer : c->reader;
+  if (!part || !part->h.open || !part->h.ops->descriptor)
+    return -1;
+  return part->h.ops->descriptor(&part->h, want);
+}
+
+/* (channel): for as long as a process has the file open that it reads from, as
+ * it is open here, others are told so by `held`: also one that got it by
+ * fork(2), or was sent it. */
+static int rpc_hold(lua_State *L) {
+  lua_pushboolean(L, !ipc_os_lock_file(rpc_descriptor(L, IPC_READ), false));
+  return 1;
+}
+
+/* (channel) -> whether somebody holds the file that it writes to; nil: nothing
+ * tells that here */
+static int rpc_held(lua_State *L) {
+  int fd = rpc_descriptor(L, IPC_WRITE);
+  int err = ipc_os_lock_file(fd, true);
+  if (!err)
+    ipc_os_unlock_file(fd);
+  if (err && err != EAGAIN)
+    return luaL_pushfail(L), 1;
+  lua_pushboolean(L, err == EAGAIN);
+  return 1;
+}
+
 static const luaL_Reg rpc_inner[] = {
-    {"wire", rpc_wire},     {"hmac", rpc_hmac},   {"equal", rpc_equal},
-    {"random", rpc_random}, {"alive", rpc_alive}, {"uid", rpc_uid},
-    {"ends", rpc_ends},     {NULL, NULL}};
+    {"wire", rpc_wire},   {"hmac", rpc_hmac},
+    {"equal", rpc_equal}, {"random", rpc_random},
+    {"alive", rpc_alive}, {"uid", rpc_uid},
+    {"ends", rpc_ends},   {"hold", rpc_hold},
+    {"held", rpc_held},   {NULL, NULL}};
 
 /* mark: the field that makes a metatable's tables travel by reference. */
 static void rpc_more(lua_State *L) {

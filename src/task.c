@@ -193,7 +193,7 @@ void ipc_suspend(lua_State *L, int slot, int count, Nanos deadline, int results,
                  lua_KContext context, lua_KFunction again) {
   State *S = ipc_state(L);
   Waiter *first = lua_touserdata(L, slot);
-  first->deadline = deadline;
+  first->deadline = S->looped ? deadline : ipc_owed_nap(S, deadline);
   lua_pushvalue(L, slot);
   count++;
   for (Chan *c = S->rests; c; c = c->rest.next) {
@@ -438,8 +438,8 @@ static int task_registers(lua_State *L) {
   return 1;
 }
 
-/* Writes what it can of accepted messages; the descriptors to poll for the
- * others, -1 where there is none. */
+/* Writes what it can of accepted messages, and of what is owed; the descriptors
+ * to poll for the others, -1 where nothing tells. */
 static int task_flush(lua_State *L) {
   State *S = ipc_state(L);
   if (!ipc_has_rests(S))
@@ -451,6 +451,8 @@ static int task_flush(lua_State *L) {
     c->h.waited = true; /* its close tells */
     lua_pushinteger(L, c->h.ops->descriptor(&c->h, IPC_WRITE));
   }
+  if (ipc_owed_blindly(S))
+    lua_pushinteger(L, -1);
   return lua_gettop(L);
 }
 

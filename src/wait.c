@@ -146,11 +146,6 @@ void ipc_owe_no_more(Owed *o) {
 }
 
 void ipc_flush_rests(lua_State *L, State *S) {
-  while (S->owed) {
-    Owed *o = S->owed;
-    ipc_owe_no_more(o);
-    o->pay(L, o);
-  }
   for (Chan *c = S->rests, *next; c; c = next) {
     next = c->rest.next;
     if (c->h.generation == ipc_generation)
@@ -158,10 +153,34 @@ void ipc_flush_rests(lua_State *L, State *S) {
     else
       ipc_chan_end_rest(c, 0); /* the process that forked sends it */
   }
+  Owed *all = S->owed; /* without those that stay owed */
+  if (all)
+    all->link = &all;
+  S->owed = NULL;
+  while (all) {
+    Owed *o = all;
+    ipc_owe_no_more(o);
+    o->pay(L, o);
+  }
+}
+
+bool ipc_owed_blindly(const State *S) {
+  const Owed *o = S->owed;
+  while (o && o->to->rest.link)
+    o = o->next;
+  return o != NULL;
+}
+
+Nanos ipc_owed_nap(const State *S, Nanos deadline) {
+  if (!ipc_owed_blindly(S))
+    return deadline;
+  Nanos soon = ipc_now() + OS_SLICE;
+  return soon < deadline ? soon : deadline;
 }
 
 int ipc_sleep(State *S, size_t count, Nanos deadline) {
   size_t all = count;
+  deadline = ipc_owed_nap(S, deadline);
   S->polls.size = count * sizeof(struct pollfd);
   for (Chan *c = S->rests; c; c = c->rest.next) {
     if (ipc_buffer_reserve(&S->polls, sizeof(struct pollfd)))
@@ -357,7 +376,7 @@ static int run_wait(lua_State *L, Run *r, int want) {
   if (h->channel)
     ((Chan *)h)->sleeps++;
   if (part->ops->wait && !part->nap && !S->rests) {
-    err = part->ops->wait(part, want, deadline);
+    err = part->ops->wait(part, want, ipc_owed_nap(S, deadline));
     ipc_os_sweep();
     if (err == EINTR)
       return ipc_run_hooks(L, S, r->hook, context, run);

@@ -36,10 +36,15 @@ static int wire_give(Wire *w, Chan *c, size_t end) {
   return err;
 }
 
-/* All of a stream's bytes in one go. */
+/* All of a stream's bytes in one go: as with a part of them, the channel holds
+ * what there is no room for. */
 static int wire_send_stream(Wire *w, Chan *c) {
   Message m = {.bytes = w->out.bytes, .size = w->out.size};
   int err = c->ops->send(c, &m);
+  if (err == EAGAIN && !c->rest.link) {
+    ipc_chan_set_rest(c, "", 0, m.bytes, m.size);
+    err = EINPROGRESS;
+  }
   if (err && err != EINPROGRESS)
     return err;
   c->sent += w->messages;

@@ -226,6 +226,12 @@ function process:kill(signal, whom) end
 ---@return true
 function process:stop(grace) end
 
+---@param grace? number seconds
+---@return true? ok
+---@return string? message
+---@return integer? errno
+function process:close(grace) end
+
 ---@class ipc.exit
 local exit = {}
 

@@ -17,7 +17,8 @@ local rendezvous = {}
 -- hello's text, and gives what makes its sending side of the welcome's; `answer`
 -- is the listener's half, its two sides and the welcome's text; `blank` is a name
 -- for trying options; `there` tells whether a lobby has its listener still; `sweep`
--- removes what pairs of killed processes have left.
+-- removes what pairs of killed processes have left; `watch` gives what tells whether a
+-- process at the other end lives, by what the kernel knows.
 -- What they open they put into `keep`.
 local kinds = {}
 
@@ -103,6 +104,21 @@ local function fresh(keep, room, prefix, suffix, options)
   return nil, "ipc.connect: no free name", E.EEXIST
 end
 
+local watches = setmetatable({}, { __mode = "k" }) -- channel -> what `watch` gave
+
+-- The two as one channel.
+local function both_ways(kind, r, w)
+  local both = ipc.duplex(r, w)
+  watches[both] = kind.watch(r, w)
+  return both
+end
+
+-- What tells of a channel that was connected here whether a process at its other end lives;
+-- nil: nothing does, or the channel itself.
+function rendezvous.watch(channel)
+  return watches[channel]
+end
+
 local function valid_name(name)
   return type(name) == "string" and #name <= 64 and not name:find "[^%w-]"
 end
@@ -167,15 +183,24 @@ function kinds.fifo()
     offer = offer, answer = answer,
     blank = function(rest) return rest .. "." .. token() end,
     there = function(lobby) return lobby:reopen(0) end, -- does nothing if it is
-    sweep = function() end,
+    sweep = function() end, watch = function() end,
   }
 end
 
 function kinds.mqueue()
   local room = core.mqueue
 
+  -- Who receives from a queue holds it: that ends with the last process that has it open.
+  local function make(keep, suffix, options)
+    local r, name, errno = fresh(keep, room, "/ipc.", suffix, own(options, "mqueue"))
+    if r then
+      core.rpc.hold(r)
+    end
+    return r, name, errno
+  end
+
   local function offer(keep, _, options)
-    local r, name, errno = fresh(keep, room, "/ipc.", ".down", own(options, "mqueue"))
+    local r, name, errno = make(keep, ".down", options)
     return r, name, r and function(up)
       local w, message, number = kept(keep, room.open("/ipc." .. up .. ".up", "w", theirs(options, "mqueue")))
       if w then
@@ -191,7 +216,7 @@ function kinds.mqueue()
     if not w then
       return nil, message, errno
     end
-    local r, mine, number = fresh(keep, room, "/ipc.", ".up", own(options, "mqueue"))
+    local r, mine, number = make(keep, ".up", options)
     if not r then
       return nil, mine, number
     end
@@ -201,6 +226,9 @@ function kinds.mqueue()
   return {
     valid = valid_name, welcome = valid_name, offer = offer, answer = answer,
     blank = function() return "/ipc." .. token() end, sweep = function() end,
+    watch = function(_, w)
+      return core.rpc.held(w) and function() return core.rpc.held(w) ~= false end or nil
+    end,
     there = function(_, rest)
       local lobby, message, errno = room.open(rest, "w", { create = false })
       if lobby then
@@ -229,6 +257,17 @@ local LINE <const> = "^%s*0%s+(%d+)%s+(%d+)%s+%d+%s+%d+%s+(%d+)%s+(%d+)%s+(%d+)%
 local function is_dead(pid)
   pid = math.tointeger(tonumber(pid))
   return pid > 0 and not core.rpc.alive(pid)
+end
+
+-- Who has made what the other end receives from, has received last there, or has sent last
+-- from there: what was made here has a message of our own first.
+local function watch_queues(r, w)
+  local first = w:stat()
+  return first and function()
+    local from, to = r:stat(), w:stat()
+    return not (from and to and is_dead(first.last_recv_pid) and is_dead(to.last_recv_pid)
+      and (from.last_send_pid == ipc.pid() or is_dead(from.last_send_pid)))
+  end
 end
 
 -- Removes the queues of connections whose processes are all dead, where the system
@@ -303,7 +342,7 @@ function kinds.sysv()
       return r, w, mine, function() end
     end,
     blank = function(rest) return rest end,
-    there = function(lobby) return lobby:stat() end, sweep = sweep_queues,
+    there = function(lobby) return lobby:stat() end, sweep = sweep_queues, watch = watch_queues,
   }
 end
 
@@ -428,7 +467,7 @@ function Listener:welcome(hello)
     return nil
   end
   done()
-  local client = ipc.duplex(r, w)
+  local client = both_ways(kind, r, w)
   release(keep)
   return client
 end
@@ -601,7 +640,7 @@ function rendezvous.connect(rest, options, scheme)
   if not w then
     return nil, problem, number
   end
-  local both = ipc.duplex(r, w)
+  local both = both_ways(kind, r, w)
   release(keep)
   return both
 end

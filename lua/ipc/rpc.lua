@@ -38,9 +38,10 @@ end
 -- Options of both sides. `name`: what the other side sees. `docs`: a table of texts by
 -- function, for `session:methods`. `timeout`: seconds that a call may take, here and
 -- there (30); the shorter one counts; math.huge: for ever, 0: none that has to wait for
--- its answer. `on_open`(session), `on_close`(session, message, errno) and
--- `on_error`(error, session, traceback), which else goes to the standard error, as it does
--- together with what on_error itself raises.
+-- its answer. `on_open`(session); in a server it has returned before a call of that client
+-- begins, and so cannot wait for one that calls back. `on_close`(session, message, errno), of
+-- a session that on_open was told of. `on_error`(error, session, traceback), which else goes
+-- to the standard error, as it does together with what on_error itself raises.
 -- `peer`: `"ours"`; `"plain"` for others that speak MessagePack-RPC, which are not asked
 -- what they know; `"nvim"`. `errors`: `"array"`, code and text; `"string"` for peers that
 -- want that. `nvim`: whether it answers nvim_get_api_info, as Neovim's clients ask.
@@ -66,13 +67,15 @@ end
 -- `tables`: of a message (64, 1,000,000, 100,000). `keys`: of a table that are not
 -- strings (1024). What the library itself says has to fit: `maxsize` is 512 at least,
 -- `depth` 4, `values` 64, `tables` 8, `params` 2. More of `depth`, up to 1000, is for
--- what is sent as well; the other side has its own limits.
+-- what is sent as well; the other side has its own limits. A call over one is answered so;
+-- a notification is dropped, and on_error told.
 --
 -- Of the server: `limit`, connections at once (256); `grace`, seconds that `close` gives
 -- the calls that run (5); `process`: true for one in a process of its own; `workers`: in
--- so many, which are replaced when they die. These are copies of this process, in which
--- its handles are dead: functions open there what they need. All others are those of
--- `ipc.listen`.
+-- so many, which are replaced when they die, while the loop of this process runs: in
+-- `ipc.main`, or while somebody waits for the server; not while a plain script waits for
+-- something else. These are copies of this process, in which its handles are dead:
+-- functions open there what they need. All others are those of `ipc.listen`.
 -- @function serve
 -- @param where an address as `ipc.listen` takes it; a listener, made with
 -- `unit = "stream"` if clients come by its address; a list of such; or a channel

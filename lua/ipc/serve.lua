@@ -8,6 +8,7 @@ local E = ipc.errno
 
 local GRACE <const> = 5                   -- seconds that close gives the running
 local NAP <const>, DOZE <const> = 0.01, 1 -- seconds without a free descriptor: at first, at most
+local TURN <const> = 0.0005               -- seconds that other processes have to accept
 
 local Server = { __name = "ipc.server" }
 Server.__index = Server
@@ -51,6 +52,9 @@ local function accept_all(self)
       end
       self.count = self.count + 1
       self.clients[task] = true
+      if self.shared and self.count > 1 then -- of those that wait others take theirs
+        ipc.sleep(TURN)
+      end
     elseif errno == E.EPIPE then
       return
     elseif errno ~= E.ETIMEDOUT then
@@ -206,6 +210,7 @@ local function begin(where, listener, fn, own)
     listener = listener, address = address, fn = fn, limit = own.limit or 1000,
     grace = own.grace or GRACE, on_error = own.on_error or reporter(address), clients = {}, count = 0, leaving = 0,
     places = tasks.line(), line = tasks.line(), over = false, task = false,
+    shared = false, -- other processes accept from the listener too
   }, Server)
   self.task = tasks.go(self, accept_all, self)
   return self

@@ -74,6 +74,10 @@ static int try(lua_State *L) {
   check(lua_isinteger(L, top + 1) && kind >= 0 && kind <= 3, "a kind");
   if (kind != ENVELOPE_NOTIFICATION)
     check(lua_isinteger(L, top + 2), "an id");
+  else if (lua_isnil(L, top + 2))
+    check(n == 3 && lua_type(L, top + 3) == LUA_TSTRING, "a text");
+  else
+    check(lua_type(L, top + 2) == LUA_TSTRING, "a method");
   if (kind == ENVELOPE_REQUEST || kind == ENVELOPE_INVALID)
     check(lua_type(L, top + 3) == LUA_TSTRING, "a method, or a text");
   return 0;

@@ -74,7 +74,7 @@ end
 -- here. `owner` reports it.
 function access.refuse(s, owner, why)
   link.report(owner, "refused: " .. (why == nil and "not allowed" or tasks.text(why)))
-  s.locked, s.refusal, s.opened = "server", access.refusal(why), false
+  s.locked, s.refusal = "server", access.refusal(why)
   s.greeted = false -- or calls would ask for nothing more
   s.wire:plain(false)
 end
@@ -102,9 +102,8 @@ incoming.builtins["$auth"] = function(s, _, step, value)
   elseif step == 2 and s.nonces and type(value) == "string"
     and core.rpc.equal(value, proof(key, CLIENT, s.nonces[1], s.nonces[2])) then
     s.locked, s.nonces = false, nil
-    if s.options.on_open then
-      s:employ(access.opened) -- when this is answered
-    end
+    incoming.hold(s)
+    s.newest = s:employ(access.open) -- when this is answered, and before more is read
     s.wire:limit { bytes = options.limits(s.options).bytes }
     return true
   end
@@ -117,8 +116,25 @@ end
 -- A session begins.
 function access.opened(s)
   local on_open = s.options.on_open
+  if s.closed then
+    return
+  end
+  s.opened = true
   if on_open then
     link.guard(s, on_open, s.face)
+  end
+end
+
+-- The same in a task that serves it: no call begins before on_open has returned, whatever
+-- that waits for.
+function access.open(s)
+  incoming.hold(s)
+  local ok, problem = pcall(access.opened, s)
+  if s.opened then
+    incoming.let_go(s)
+  end
+  if not ok then
+    error(problem, 0)
   end
 end
 

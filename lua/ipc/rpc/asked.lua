@@ -14,8 +14,6 @@ local E = ipc.errno
 
 local FUNCTION <const>, OBJECT <const>, STREAM <const> = 0, 1, 2 -- kinds of references
 
-local AROUND <const> = 64 -- bytes of an answer around the values of a stream
-
 local builtins = refs.builtins
 
 local function refuse(text, errno)
@@ -35,28 +33,28 @@ local function held(session, ref, kind)
   return entry
 end
 
--- The entry that is the first result of another call; nil: that runs, and the call of this
--- frame goes on when it has ended.
+-- The entry that is the first result of another call; nil: that runs, and what this frame
+-- is of goes on when it has ended. Of a notification nobody is told that the other has failed.
 local function promised(session, frame, promise)
   local self, id, other = session.refs, promise.id, promise.other
   local entry
   if other then
-    if not other.ok then
+    if not other.ok and frame.id then
       local problem = other.first
       error(tasks.is_cancelled(problem) and errors.new("cancelled", E.ECANCELED) or problem, 0)
     end
-    entry = other.first ~= nil and self.ids[other.first]
+    entry = other.ok and other.first ~= nil and self.ids[other.first]
   else
     other = session.serving[id]
-    if other and other ~= frame and frame.id then
+    if other and other ~= frame then
       promise.other, frame.waited = other, other
       other.after = other.after or {}
       table.insert(other.after, frame)
       return nil
     end
-    entry = self.answers[id]
+    entry = self.exports[self.answers[id]]
   end
-  if not entry or self.exports[entry.id] ~= entry then
+  if not entry then
     refuse("no such call, or no reference is its first result: " .. id, E.ESTALE)
   end
   return entry
@@ -114,20 +112,13 @@ builtins["$set"] = function(session, _, ref, name, new)
   end
 end
 
--- Bytes that the values of an answer may have.
-local function room(session)
-  local theirs = session.theirs
-  local most = math.min(session.channel:maxsize() or math.huge, tonumber(theirs and theirs.bytes) or math.huge)
-  return most - AROUND
-end
-
 builtins["$next"] = function(session, _, ref, n)
   local entry = held(session, ref, STREAM)
   if math.type(n) ~= "integer" or n < 1 then
     refuse "a whole number from 1 expected"
   end
   local left = session.face.deadline
-  return stream.take(entry.stream, n, left and ipc.now() + left / 2, room(session))
+  return stream.take(entry.stream, n, left and ipc.now() + left / 2, session.refs:room())
 end
 
 -- Nothing is given back unless all of it is right.

@@ -228,33 +228,51 @@ local function gone(s)
   return errors.new(s.errno == E.EPIPE and "closed" or s.closed, s.errno)
 end
 
+local function full(s)
+  return s.wire:flying() >= s.calls
+end
+
+-- As a future that is done when one more call may begin.
+local Place = {}
+
+function Place.__index(place, name)
+  return name == "done" and not full(rawget(place, "session")) or nil
+end
+
+-- Takes what is there where too many calls seem to be in flight: perhaps they are answered.
+local function make_place(s)
+  if full(s) and not s.closed and not pump.stuck(s) then
+    pump.await(s, setmetatable({ session = s }, Place), now())
+  end
+end
+
 -- The session that a call goes to, once it can: the view's, or the one that came after
--- it; or nil and an error.
-local function ready(view, s, moment)
+-- it; or nil and an error. `tells`: no answer is waited for, and there is always a place.
+local function ready(view, s, moment, tells)
+  if not tells then
+    make_place(s)
+  end
   if s.renew and not s.closed and able(s, running()) then
     pump.read(s, nil, nil, now(), 0) -- it may have ended since
   end
   while s.closed do
     local next_one = s.successor
     if not next_one then
-      if not s.renew or rawget(s.face, "over") then
+      if not s.renew then
         return nil, gone(s)
       end
       local problem
-      next_one, problem = s.renew(s, moment)
+      next_one, problem = s.renew:session(s, moment)
       if not next_one then
         return nil, problem
       end
     end
     s = next_one
     view.core = s
-    if rawget(s.face, "over") then -- closed while it was made
-      link.fail(s, "closed", E.EPIPE)
-    end
   end
   if s.refusal then
     return nil, errors.new(s.refusal, E.EACCES)
-  elseif s.wire:flying() >= s.calls then
+  elseif not tells and full(s) then
     return nil, errors.new(("more than %d calls at once"):format(s.calls), E.E2BIG)
   elseif not s.greeted then
     local problem = hello.greet(s, moment)
@@ -287,7 +305,7 @@ local function call_once(view, target, ...)
   end
   s.wire:expect(id, true)
   if able(s, running()) then
-    link.flush(s)
+    link.flush(s, moment)
     if s.closed then
       local early = s.early[id]
       s.early[id] = nil
@@ -517,7 +535,7 @@ local function notice(view, target, ...)
     refs.check(target)
   end
   local timeout = view.timeout
-  local s, problem = ready(view, view.core, timeout < math.huge and now() + timeout or nil)
+  local s, problem = ready(view, view.core, timeout < math.huge and now() + timeout or nil, true)
   if not s then
     return nil, problem
   end

@@ -94,6 +94,7 @@ function client.session(channel, own, scheme, served)
   local unseen, far = is_blind(channel)
   s.blind = blind[scheme] or unseen
   s.tells_pid = s.blind and not far
+  s.lives = s.blind and require "ipc.rendezvous".watch(channel) or false
   if served then
     s.first = own.first < math.huge and ipc.now() + own.first or nil
   end
@@ -147,8 +148,8 @@ local LAST <const> = 1 -- seconds that a program has to end that has closed its 
 -- Why a program says no more: what it has ended with is told instead of "closed", whose
 -- errno has no other message.
 local function explained_by(process)
-  return function(message, errno)
-    local ok, reason, number = process:wait(LAST)
+  return function(message, errno, moment)
+    local ok, reason, number = process:wait(math.min(LAST, clock.left(moment) or LAST))
     if ok == nil and number == 0 then
       return reason, E.ECONNRESET
     end
@@ -168,7 +169,6 @@ local function admitted(s, where)
     return true
   end
   local text = access.refusal(why)
-  s.opened = false
   link.fail(s, text, E.EACCES)
   return nil, text, E.EACCES
 end
@@ -192,44 +192,106 @@ local function session_of(channel, own, scheme)
   return s
 end
 
--- What makes another session when this one has been cut off: the function's answer is
--- the session; or nil and an error.
+-- ---- another session when one has been cut off
+
+-- What makes it: by one try at a time, `try`, while others who want the same stand in `line`.
+local Renewal = {}
+Renewal.__index = Renewal
+
 local function renewal(where, rest, own)
-  local line, busy = tasks.line(), false
-  local function renew(old, moment)
-    while busy do
-      if not tasks.stand(line, moment) then
-        return nil, errors.new("timeout", E.ETIMEDOUT)
-      end
-    end
-    if old.successor then
-      return old.successor
-    end
-    busy = true
-    local held <close> = setmetatable({}, { __close = function()
-      busy = false
-      tasks.call_all(line)
-    end })
-    local left = clock.left(moment) or math.huge
-    local channel, found, errno = open(where, rest, own, math.max(left, 0), own.reconnect)
-    if not channel then
-      return nil, errors.new(found, errno)
-    end
-    local s = session_of(channel, own, found)
-    local ok, allowed, message, number = pcall(admitted, s, where)
-    if not ok then
-      channel:close()
-      error(allowed, 0)
-    elseif not allowed then
-      return nil, errors.new(message, number)
-    end
-    s.renew, s.face = renew, old.face
-    s.face.core = s
-    old.successor = s
-    access.opened(s)
-    return s, held and nil
+  return setmetatable({ where = where, rest = rest, own = own, try = false, line = tasks.line() }, Renewal)
+end
+
+-- A try, while it lasts. What was wrong stays with it: `message`, `errno`. `task`: whose it is,
+-- which is cancelled for it when the session is closed; who is no task sees that afterwards.
+local Try = {}
+
+function Try.__close(try)
+  local self, task = try.renewal, try.task
+  self.try = false
+  if task then
+    tasks.take_back(task, try)
   end
-  return renew
+  tasks.call_all(self.line)
+end
+
+-- The session in the place of another; or nil, message, errno.
+local function replace(self, try, old, moment, last)
+  local own = self.own
+  local channel = old.channel
+  if channel.exited then -- a program ends before there is another, but not by our end
+    local grace = link.grace(moment)
+    channel:wait(2 * grace)
+    channel:close(grace)
+  end
+  local left = math.max(clock.left(moment) or math.huge, 0)
+  local retry = last and math.max(clock.left(last), 0) or true
+  local found, errno
+  channel, found, errno = open(self.where, self.rest, own, left, retry)
+  if not channel then
+    return nil, found, errno
+  end
+  local s = session_of(channel, own, found)
+  local ok, allowed, message, number = pcall(admitted, s, self.where)
+  if not ok then
+    channel:close()
+    error(allowed, 0)
+  elseif not allowed then
+    return nil, message, number
+  elseif rawget(old.face, "over") then -- closed meanwhile
+    s.opened = false
+    link.fail(s, "closed", E.EPIPE)
+    return nil, "closed", E.EPIPE
+  end
+  try.task = nil -- what is closed from now on is this one
+  s.renew, s.face = self, old.face
+  s.face.core = s
+  old.successor = s
+  access.opened(s)
+  return s
+end
+
+-- The same, until `moment` or for as long as `reconnect` says; or nil and an error. Who has
+-- waited for another's try takes what that has found, unless there is time left.
+function Renewal:session(old, moment)
+  local reconnect = self.own.reconnect
+  local last = reconnect ~= true and clock.deadline(reconnect) or nil
+  while self.try and not rawget(old.face, "over") do
+    local other = self.try
+    if other.owner == coroutine.running() then -- in its on_open, which has been cut off too
+      return nil, errors.new("closed", E.EPIPE)
+    elseif not tasks.stand(self.line, moment) then
+      return nil, errors.new("timeout", E.ETIMEDOUT)
+    elseif other.message and last and clock.left(last) <= 0 then
+      return nil, errors.new(other.message, other.errno)
+    end
+  end
+  if rawget(old.face, "over") then
+    return nil, errors.new("closed", E.EPIPE)
+  elseif old.successor then
+    return old.successor
+  end
+  local try <close> = setmetatable({ renewal = self, task = tasks.running(), owner = coroutine.running() }, Try)
+  self.try = try
+  local ok, s, message, errno = pcall(replace, self, try, old, moment, last)
+  if not ok and not tasks.asked_by(s, try) then
+    error(s, 0)
+  elseif not ok then
+    return nil, errors.new("closed", E.EPIPE)
+  elseif not s then
+    try.message, try.errno = message, errno
+    return nil, errors.new(message, errno)
+  end
+  return s
+end
+
+-- The session was closed: there is to be no other.
+function Renewal:stop()
+  local try = self.try
+  if try and try.task then
+    tasks.ask_to_end(try.task, { [try] = true })
+  end
+  tasks.call_all(self.line)
 end
 
 -- What `idempotent` is, as a set; raises for what is no list of names.

@@ -17,7 +17,6 @@ local incoming = {
 }
 local builtins = incoming.builtins
 
-local LINGER <const> = 1 -- seconds that the last answer has
 local GATHER <const>, FEW <const> = 65536, 16 -- bytes and number of answers that may wait for more
 
 -- A process begins, perhaps one that fork(2) made in the middle of a call.
@@ -39,17 +38,22 @@ local function enter(s, frame, id)
   end
 end
 
--- A call that the wire runs becomes one that Lua answers, and that others can find:
--- when somebody asks for its frame, or it has to wait.
-local function enlist(frame)
+-- A call that the wire runs, or has run, becomes one that Lua answers, and that others can
+-- find: outside of tasks nobody reads until it has ended.
+local function take_over(frame, id)
   local s = frame.session
-  local id = s.wire:touch()
+  frame.lazy = false
+  enter(s, frame, id)
+  if not frame.task then
+    s.reader = false
+  end
+end
+
+-- The same when somebody asks for its frame, or it has to wait.
+local function enlist(frame)
+  local id = frame.session.wire:touch()
   if id then
-    frame.lazy = false
-    enter(s, frame, id)
-    if not frame.task then
-      s.reader = false
-    end
+    take_over(frame, id)
   end
 end
 
@@ -284,19 +288,26 @@ end
 
 local restart
 
-local function over(s, frame)
-  s.running = s.running - 1
+-- What a call runs has ended: what it may still be asked to do would meet who answers it.
+local function free(s, frame)
   s.frames[frame] = nil
   if frame.cancelled and frame.task then
     tasks.take_back(frame.task, frame)
   end
+end
+
+local function over(s, frame)
+  s.running = s.running - 1
   frame.id, frame.deadline, frame.trace, frame.cancelled, frame.waited = nil, nil, nil, nil, nil
-  if s.leaving and s.running == 0 then
-    link.flush(s)
+  if not s.leaving then
+    return
+  elseif s.running <= s.closers then
     tasks.call_all(s.line)
+  end
+  if s.running == 0 then
+    link.flush(s)
     if s.ends then -- by one of its own calls
-      link.push(s, ipc.now() + LINGER)
-      link.fail(s, "closed", E.EPIPE)
+      link.close(s)
     end
   end
 end
@@ -308,7 +319,7 @@ local function renew(s, frame)
   end
 end
 
--- A call that goes on when another has ended: its frame is its own from now on.
+-- What goes on when a call has ended: its frame is its own from now on.
 local function defer(s, frame, ...)
   renew(s, frame)
   frame.again, frame.task = table.pack(...), nil
@@ -327,15 +338,20 @@ local function conclude(s, frame, id, before, ok, value)
   if before and not s.closed then -- requests are not counted
     s.answers = s.answers + math.max(0, s.wire:unsent() - before)
   end
-  local done, problem = pcall(respond, s)
+  free(s, frame)
   local after = frame.after
   if after then -- they know it by its frame
     frame.after, frame.ok, frame.first = nil, ok, value
     renew(s, frame)
+    if running() then -- before what is read while the answer waits to be sent
+      restart(s, after)
+      after = nil
+    end
   end
+  local done, problem = pcall(respond, s)
   over(s, frame)
   if after then
-    restart(s, after)
+    restart(s, after, frame.line)
   end
   if ends or not done then
     error(ends and value or problem, 0)
@@ -364,9 +380,8 @@ end
 -- Answers a call that the wire has run: whether it succeeded, nil: its results cannot
 -- travel; its results, or the error.
 function incoming.ran(s, frame, id, good, ...)
-  frame.lazy = false
   if not s.frames[frame] then
-    enter(s, frame, id)
+    take_over(frame, id)
   end
   if good then
     return conclude(s, frame, id, false, xpcall(answer, trap, s, id, ...))
@@ -389,29 +404,53 @@ end
 -- What comes however many calls run: they end by it, or it makes room.
 local vital <const> = { ["$cancel"] = true, ["$release"] = true, ["$close"] = true }
 
--- Runs a notification: nobody is answered.
+-- Runs a notification in the frame: nobody is answered.
+local function hear(s, frame, method, ...)
+  local ok, value = xpcall(perform, trap, s, frame, method, ...)
+  if ok and frame.waited and value == s.refs.LATER then
+    return defer(s, frame, method, ...)
+  end
+  local ends = not ok and tasks.has_cancelled(value)
+  if not ok and type(value) == "table" and rawget(value, "quiet") then
+    s.unknown = s.unknown + 1
+  elseif not ok and not ends then -- on_error is still of this call
+    link.report(s, value, link.trace())
+  end
+  free(s, frame)
+  over(s, frame)
+  if ends and frame.task and not tasks.asked_by(value, frame) then
+    error(value, 0)
+  end
+end
+
+-- Without a method: one that cannot be taken, and why.
 local function notice(s, frame, method, ...)
+  if not method then
+    s.unknown = s.unknown + 1
+    enter(s, frame, nil)
+    link.report(s, errors.new((...), E.EINVAL))
+    free(s, frame)
+    return over(s, frame)
+  end
   local known = s.exports[method] or builtin(s, method)
   if not known or s.running >= s.calls and not vital[method] then
     s.unknown = s.unknown + 1
     return
   end
   enter(s, frame, nil)
-  local ok, value = xpcall(perform, trap, s, frame, method, ...)
-  over(s, frame)
-  if not ok then
-    if type(value) == "table" and rawget(value, "quiet") then
-      s.unknown = s.unknown + 1
-    elseif not tasks.has_cancelled(value) then
-      link.report(s, value, link.trace())
-    elseif frame.task and not tasks.asked_by(value, frame) then
-      error(value, 0)
-    end
+  if s.closed then
+    link.cancel(frame, "closed")
   end
+  return hear(s, frame, method, ...)
 end
 
+-- What had come when the session ended, and had not begun: notifications do, unless it was
+-- closed here, and are cancelled as those are that ran already; requests do not, for nobody
+-- is answered.
 local function start(s, frame, kind, id, ...)
-  if kind == 0 then
+  if s.closed and (kind == 0 or rawget(s.face, "over")) then
+    return
+  elseif kind == 0 then
     return handle(s, frame, id, ...)
   end
   return notice(s, frame, id, ...)
@@ -441,14 +480,16 @@ local function job(s, kind, ...)
   task.behind = nil
 end
 
--- Runs a call that was deferred.
+-- Runs what was deferred.
 local function go_again(s, frame)
-  local args = frame.again
+  local args, id = frame.again, frame.id
   frame.again, frame.waited = nil, nil
-  if frame.cancelled then
-    return conclude(s, frame, frame.id, false, false, tasks.error("cancelled", E.ECANCELED))
+  if not id then
+    return hear(s, frame, table.unpack(args, 1, args.n))
+  elseif frame.cancelled then
+    return conclude(s, frame, id, false, false, tasks.error("cancelled", E.ECANCELED))
   end
-  return go(s, frame, frame.id, table.unpack(args, 1, args.n))
+  return go(s, frame, id, table.unpack(args, 1, args.n))
 end
 
 local function again(s, frame)
@@ -458,17 +499,26 @@ local function again(s, frame)
   task.behind = nil
 end
 
-function restart(s, frames)
+-- Lets those go on that waited for a call. Outside of tasks one comes after the other, and
+-- after those that wait already where that call is one of such itself: a chain of them takes
+-- no more room than one.
+function restart(s, frames, line)
+  if line then
+    table.move(frames, 1, #frames, #line + 1, line)
+    return
+  end
   for _, frame in ipairs(frames) do
     if s.closed then
-      return
-    elseif running() then
-      s:employ(again, frame)
+      free(s, frame)
+      over(s, frame)
+    elseif running() then -- before what is read from now on
+      s.newest = s:employ(again, frame)
     else
       local before = incoming.inline
-      incoming.inline, frame.depth = frame, 1
+      incoming.inline, frame.line = frame, frames
+      frame.depth = before and before.depth or 1
       local ok, problem = pcall(go_again, s, frame)
-      incoming.inline = before
+      incoming.inline, frame.line = before, nil
       if not ok then
         error(problem, 0)
       end
@@ -559,7 +609,7 @@ end
 
 -- What a session needs for this.
 function incoming.prepare(s)
-  s.behind = behind
+  s.behind, s.held = behind, false
   s.timer = setmetatable({ session = s, waits = false }, Timer)
 end
 
@@ -585,12 +635,18 @@ local function turn_down(s, kind, id)
   s.unknown = s.unknown + 1
 end
 
--- In the middle of a function that looks whether it is to end: what comes begins later, but
--- what tells just that.
+-- In the middle of a function that looks whether it is to end, or of on_open: what comes
+-- begins later, but what tells just that.
 local function put_by(s, ...)
   local kind, name, id = ...
+  local held = s.held
   if kind == 2 and (name == "$cancel" and s.serving[id] or name == "$close") then
     return notice(s, { session = s }, select(2, ...))
+  elseif held and #held >= (kind == 2 and vital[name] and 2 * s.calls or s.calls) then
+    return turn_down(s, kind, name)
+  elseif held then
+    held[#held + 1] = table.pack(...)
+    return
   elseif running() then
     s.newest = s:employ(job, ...)
     return
@@ -624,12 +680,27 @@ function incoming.catch_up(s)
   end
 end
 
+-- From now on what comes begins later, but hello, which may have to be answered before that.
+function incoming.hold(s)
+  s.held = s.held or {}
+end
+
+-- Begins what was held, in a task.
+function incoming.let_go(s)
+  local held = s.held
+  s.held = false
+  for _, message in ipairs(held) do
+    incoming.arrived(s, nil, table.unpack(message, 1, message.n))
+  end
+end
+
 -- A request or notification has come: `task` is the one that reads for nobody but the
 -- session; else somebody waits for an answer.
 function incoming.arrived(s, task, kind, id, ...)
-  if s.glancing then
+  local newest = s.newest
+  if s.glancing or s.held and not (kind == 0 and (...) == "$hello") then
     return put_by(s, kind, id, ...)
-  elseif task then
+  elseif task and not (newest and newest.start) then -- else what was held begins first
     return here(s, task, kind, id, ...)
   end
   local current = running()

@@ -98,8 +98,9 @@ function link.pass_on(s)
 end
 
 -- Sends what has been written; what has to wait is sent by those who read, or by who
--- waits for that already: others do not come before it.
-function link.flush(s)
+-- waits for that already: others do not come before it. Where nobody does, any wait of
+-- the program sends it on. `moment`: as link.lost.
+function link.flush(s, moment)
   s.owing = false
   if s.draining > 0 then
     return true
@@ -108,7 +109,7 @@ function link.flush(s)
   if ok then
     s.clogged = false
   elseif ok == nil then
-    link.lost(s, message, errno)
+    link.lost(s, message, errno, moment)
     return nil
   elseif not s.clogged then
     s.clogged, s.stuck, s.answers = true, false, 0
@@ -124,14 +125,16 @@ function link.try_flush(s)
   end
 end
 
--- Whether more is unsent than may be: since when that is, or since when nothing of it has
--- gone, which is now if some has; or false.
-function link.stuck(s, gone)
-  if s.wire:unsent() <= s.options.unsent then
+-- Whether more is unsent than may be: since when that is, or since when it is known that
+-- some of it has gone, whoever has sent that; or false.
+function link.stuck(s)
+  local unsent, gone = s.wire:unsent()
+  if unsent <= s.options.unsent then
     s.stuck = false
-  elseif gone or not s.stuck then
+  elseif not s.stuck or gone > s.gone then
     s.stuck = ipc.now()
   end
+  s.gone = gone
   return s.stuck
 end
 
@@ -155,13 +158,12 @@ local function drain(s, moment)
   while true do
     local stuck = link.stuck(s)
     local late = (stuck or ipc.now()) + s.options.stall
-    local before = s.answers - s.wire:unsent()
     local ok, message, errno = s.wire:drain(math.max(0, (moment and math.min(moment, late) or late) - ipc.now()))
     if ok or errno ~= E.ETIMEDOUT or s.closed then
       return false, ok, message, errno
-    elseif s.answers - s.wire:unsent() > before then
-      link.stuck(s, true)
-    elseif stuck and ipc.now() >= late then
+    end
+    stuck = link.stuck(s)
+    if stuck and ipc.now() >= stuck + s.options.stall then
       return true
     end
     if moment and ipc.now() >= moment then
@@ -203,8 +205,8 @@ function link.push(s, moment)
     s.clogged = s.draining > 0
   elseif errno ~= E.ETIMEDOUT then
     link.lost(s, message, errno)
-  elseif s.draining == 0 and s.reader and not s.closed then
-    s:employ(send_rest)
+  elseif not s.closed then
+    link.flush(s) -- any wait goes on with it
   end
 end
 
@@ -230,13 +232,60 @@ function link.cancel(frame, why)
   end
 end
 
--- Ends a session: all that wait for something are told why.
-function link.fail(s, message, errno)
+-- The same of the one that runs here, if it is one of the session's.
+local function cancel_own(s)
+  local task = tasks.running()
+  local frame = task and task.frame
+  if frame and s.frames[frame] then
+    tasks.ask_to_end(task, { [frame] = true })
+  end
+end
+
+-- Seconds that a process has to end by itself, and again when told to: at most, and however
+-- short the time of who waits for that is.
+local GRACE <const>, LEAST <const> = 5, 1
+
+-- The same where it is to be over at that moment.
+function link.grace(moment)
+  return moment and math.max(LEAST, math.min(GRACE, (moment - ipc.now()) / 2)) or GRACE
+end
+
+-- Closes a process, which may take its time, in a task of its own: true; or false where no
+-- tasks run.
+local function hand_over(channel)
+  return channel.exited and tasks.running() and not tasks.ending and pcall(tasks.go, nil, channel.close, channel)
+end
+
+-- Where nothing else tells the other side that the session ends, this does.
+function link.take_leave(s)
+  if s.blind and s.ours and not s.left then
+    s.left = true
+    s.wire:notify "$close"
+  end
+end
+
+local LINGER <const> = 1 -- seconds that close gives what is not sent
+
+-- Closes a session when what was said to be on its way is out, and the other side told; or
+-- that has taken so long.
+function link.close(s)
+  if not s.closed then
+    link.take_leave(s)
+    if s.wire:unsent() > 0 then
+      link.push(s, ipc.now() + LINGER)
+    end
+  end
+  link.fail(s, "closed", E.EPIPE)
+end
+
+-- Ends a session: all that wait for something are told why. `moment`: of who has found out
+-- that it has ended, and waits no longer for the end of a process.
+function link.fail(s, message, errno, moment)
   if s.closed then
     return
   end
   s.closed, s.errno = message, errno
-  local channel <close> = s.channel -- whatever fails below
+  local channel <close> = not hand_over(s.channel) and s.channel or nil -- whatever fails below
   s.wire:plain(false)
   local text = errno == E.EPIPE and "closed" or message
   for id in s.wire.next, s.wire do
@@ -252,11 +301,12 @@ function link.fail(s, message, errno)
     reactor.forget(s.timer)
   end
   s.refs:close()
-  if s.blind and s.ours then -- nothing else tells the other side
-    s.wire:notify "$close"
-  end
+  link.take_leave(s)
   s.wire:flush()
-  local ok, problem = pcall(channel.close, channel) -- a task can be cancelled in it
+  local ok, problem = true, nil
+  if channel then
+    ok, problem = pcall(channel.close, channel, link.grace(moment)) -- a task can be cancelled in it
+  end
   if s.sessions then
     s.sessions[s] = nil
   end
@@ -281,15 +331,19 @@ local function last_words(s, message, errno)
   return message, errno
 end
 
--- The same where the channel has told it: message and errno, which may say more of a program.
+-- The same where the channel has told it: message and errno, which may say more of a program,
+-- if it has ended by that moment; nil: as long as a call may take.
 -- A client whose first bytes are no message is told something in the unit that is spoken
--- here, which it cannot take for the end of one that speaks as it does.
-function link.lost(s, message, errno)
-  if not s.closed and (errno == E.EPIPE or errno == E.EBADMSG) then
+-- here, which it cannot take for the end of one that speaks as it does. A call that finds the
+-- end out itself is cancelled as the others are.
+function link.lost(s, message, errno, moment)
+  local before = s.closed
+  moment = moment or ipc.now() + s.timeout
+  if not before and (errno == E.EPIPE or errno == E.EBADMSG) then
     local unheard = s.channel:stats().received == 0
     if errno == E.EPIPE then
       if s.explain then
-        message, errno = s.explain(message, errno)
+        message, errno = s.explain(message, errno, moment)
       end
       if unheard and errno == E.EPIPE then
         message, errno = last_words(s, message, errno)
@@ -298,7 +352,10 @@ function link.lost(s, message, errno)
       pcall(s.wire.notify, s.wire, "$close")
     end
   end
-  link.fail(s, message, errno)
+  link.fail(s, message, errno, moment)
+  if not before then
+    cancel_own(s)
+  end
   return message, errno
 end
 

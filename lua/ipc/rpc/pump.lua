@@ -37,10 +37,12 @@ local function look(s)
   elseif at >= s.partial + o.stall then
     link.fail(s, ("a message has stalled for %g s"):format(o.stall), E.ETIMEDOUT)
   end
-  local pid = s.peer_pid
-  if pid and not s.closed and not core.rpc.alive(pid) then
+  local pid, lives = s.peer_pid, s.lives
+  local dead = lives and not lives() or pid and not core.rpc.alive(pid) or false
+  if dead and s.dead and not s.closed then
     link.fail(s, "died", E.EOWNERDEAD)
   end
+  s.dead = dead -- what it has said before is read first
 end
 
 -- Seconds that may be waited until the next look.
@@ -69,22 +71,22 @@ local function both_ways(s, moment)
     end
     left = patience(s, true, left)
     local late = stuck and stuck + o.stall
-    local before = wire:unsent()
+    local gone = s.gone
     local ready, message, errno = ipc.poll({ { s.channel, full and "w" or "rw" } },
       late and math.min(left, late - now()) or left)
     if not ready and errno ~= E.ETIMEDOUT then
-      link.lost(s, message, errno)
+      link.lost(s, message, errno, moment)
       return false
     end
-    link.flush(s)
+    link.flush(s, moment)
     if s.closed then
       return false
-    elseif wire:unsent() < before then
-      link.stuck(s, true)
-    elseif late and now() >= late then
+    end
+    stuck = link.stuck(s)
+    if stuck and now() >= stuck + o.stall then
       link.leave(s)
       return false
-    elseif not full then
+    elseif s.gone == gone and not full then
       return false
     end
   end
@@ -93,7 +95,7 @@ end
 
 -- Whether the wire may run plain calls by itself.
 local function easy(s)
-  return not (s.first or s.partial or s.locked or s.lifo or s.doomed or s.leaving) and s.running < s.calls
+  return not (s.first or s.partial or s.locked or s.held or s.lifo or s.doomed or s.leaving) and s.running < s.calls
 end
 
 -- It has run some, and met something else.
@@ -183,7 +185,7 @@ function read(s, mine, future, moment, task, left)
   if s.clogged and s.draining == 0 then
     left = 0 -- it looks again
   elseif task or s.blind then
-    left = patience(s, task, left)
+    left = s.dead and 0 or patience(s, task, left)
   end
   left = left or math.huge
   if not current and s.reader ~= true then
@@ -213,8 +215,8 @@ function read(s, mine, future, moment, task, left)
   return turned(s, mine, future, moment, task, wire:recv(left, current == nil or idle()))
 end
 
-local function ended(s, mine, message, errno)
-  message, errno = link.lost(s, message, errno)
+local function ended(s, mine, moment, message, errno)
+  message, errno = link.lost(s, message, errno, moment)
   if mine then
     s.early[mine] = nil
   end
@@ -274,7 +276,7 @@ function turned(s, mine, future, moment, task, kind, a, b, ...)
       incoming.turn_away(s, kind, a)
     end
     if s.closed then
-      return ended(s, mine, s.closed, s.errno)
+      return ended(s, mine, moment, s.closed, s.errno)
     end
   end
   if kind == 1 then
@@ -297,7 +299,7 @@ function turned(s, mine, future, moment, task, kind, a, b, ...)
     s.dry = true
     look(s)
   elseif a ~= nil then
-    return ended(s, mine, a, b)
+    return ended(s, mine, moment, a, b)
   end
   if kind and (s.first or s.partial) and not s.locked then
     s.first, s.partial = false, false

@@ -8,6 +8,7 @@ local link = require "ipc.rpc.link"
 local object = require "ipc.rpc.object"
 local remote = require "ipc.rpc.remote"
 local stream = require "ipc.rpc.stream"
+local tasks = require "ipc.loop.tasks"
 
 local E = ipc.errno
 
@@ -22,6 +23,8 @@ local REST <const> = 20            -- times as long as that took it is left alon
 local TIMES <const> = 10           -- as many of theirs as of ours may be here
 local MOST <const> = 10000         -- references of the other side's, where it does not say
 local LIST <const> = 100000        -- values of a stream, where it goes as a list
+local AROUND <const> = 64          -- bytes of an answer around the values of a stream
+local LOOK <const> = 0.05          -- seconds between looks whether a list is still wanted
 
 local refs = {
   builtins = {}, -- what the other side can call: name -> function(session, frame, ...)
@@ -36,8 +39,9 @@ Refs.__index = Refs
 -- `imports`: id -> stand-in; `held`: how many are alive; `mark`: of them that make it
 -- look for garbage, though not before `rested` or `floor` of them. `gone`: id -> how often
 -- what is not held any more had come; `due`: there is something to say. `trouble`: what is
--- wrong with references in the message read last. `answers`: id of a call that was
--- answered -> the entry that was its result, of the last `slots`.
+-- wrong with references in the message read last. `listed`: bytes of the lists that are
+-- being made of streams. `answers`: id of a call that was answered -> that of the reference
+-- that was its result, of the last `slots`.
 function refs.new(session)
   local weak = { __mode = "v" }
   return setmetatable({
@@ -45,7 +49,7 @@ function refs.new(session)
     fresh = {},
     imports = setmetatable({}, weak), held = 0, mark = FEW, floor = FEW, rested = 0, gone = {}, dropped = 0,
     due = false, interfaces = {}, remembered = 0,
-    exts = setmetatable({}, weak), trouble = false, promises = setmetatable({}, { __mode = "k" }),
+    exts = setmetatable({}, weak), listed = 0, trouble = false, promises = setmetatable({}, { __mode = "k" }),
     answers = {}, slots = {}, slot = 0, closed = false,
   }, Refs)
 end
@@ -217,9 +221,59 @@ local function replaced(value, lists, seen)
   return seen[value]
 end
 
+-- Bytes that the values of a stream may have in one message; a peer that does not say what it
+-- takes is not sent more than is taken here.
+function Refs:room()
+  local session = self.session
+  local theirs = session.theirs
+  return math.min(session.channel:maxsize() or math.huge, theirs and theirs.bytes or session.options.maxsize) - AROUND
+end
+
+-- What the lists of one message take, which are made of streams: all that are being made
+-- for one peer have as much room as one message has.
+local Meter = {}
+Meter.__index = Meter
+
+function Meter:add(bytes)
+  local refs_of = self.refs
+  self.bytes, refs_of.listed = self.bytes + bytes, refs_of.listed + bytes
+  if refs_of.listed > self.room then
+    local text = ("streams for this peer have more than %d bytes at once"):format(self.room)
+    error(errors.new(text, E.EMSGSIZE), 0)
+  end
+end
+
+function Meter:__close()
+  self.refs.listed = self.refs.listed - self.bytes
+end
+
+local function unwanted(text, errno)
+  local problem = errors.new(text, errno)
+  problem.quiet = true
+  error(problem, 0)
+end
+
+-- Until when values may be waited for; raises when the other side has left, or the call that
+-- runs is to end. Outside of tasks nobody else finds that out: it is looked for often.
+function Meter:moment()
+  local session = self.refs.session
+  local face = session.face
+  local over, left = face:cancelled(), face.deadline
+  if left == 0 then
+    unwanted("timeout", E.ETIMEDOUT)
+  elseif session.closed then
+    unwanted("closed", E.EPIPE)
+  elseif over then
+    error(tasks.error("cancelled", E.ECANCELED), 0)
+  elseif not tasks.running() then
+    left = math.min(left or LOOK, LOOK)
+  end
+  return left and ipc.now() + left
+end
+
 -- Arguments for a peer that knows no references: streams as lists. Their iterators run
 -- here.
-local function plain(what, ...)
+local function plain(self, what, ...)
   local lists = {}
   walk_all(function(value, path)
     if not stream.is(value) then
@@ -227,8 +281,9 @@ local function plain(what, ...)
     end
     lists[value] = false
   end, what, ...)
+  local meter <close> = setmetatable({ refs = self, bytes = 0, room = self:room() }, Meter)
   for value in pairs(lists) do
-    lists[value] = stream.drain(value, LIST)
+    lists[value] = stream.drain(value, LIST, meter)
   end
   local all, seen = table.pack(...), {}
   for i = 1, all.n do
@@ -241,7 +296,7 @@ end
 -- `what`: "argument" or "result". Raises for what cannot be sent.
 function Refs:admit(value, what, ...)
   if not self.session.ours then
-    return plain(what, ...)
+    return plain(self, what, ...)
   end
   walk_all(function(found, path) export(self, found, path) end, what, ...)
   if not self.known[value] then
@@ -263,7 +318,7 @@ function Refs:sent(list)
 end
 
 -- A call was answered by these: calls on its result may be on their way here. There are
--- never more of them than calls at once.
+-- never more of them than calls at once. What the other side gives back is not kept.
 function Refs:kept(id, first)
   local entry = first ~= nil and self.ids[first]
   if not entry then
@@ -274,7 +329,7 @@ function Refs:kept(id, first)
   if before then
     self.answers[before] = nil
   end
-  self.slot, self.slots[slot], self.answers[id] = slot, id, entry
+  self.slot, self.slots[slot], self.answers[id] = slot, id, entry.id
 end
 
 -- --------------------------------------------------------------- targets of calls

@@ -56,6 +56,7 @@ end
 -- Gives a stand-in back; what it is used for from now on raises.
 local function release(self)
   local part = rawget(self, PART)
+  part.first, part.batch, part.over = nil, nil, nil -- what has come of a stream
   if not part.released then
     part.released = true
     local future = part.future

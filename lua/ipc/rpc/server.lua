@@ -27,17 +27,16 @@ end
 local function attend(self, channel, peer, scheme)
   local own = self.own
   local s = client.session(channel, own, scheme, true)
-  s.peer, s.sessions, s.opened = peer, self.sessions, false
+  s.peer, s.sessions = peer, self.sessions
   local allowed, why = access.check(s)
   if not allowed then
     access.refuse(s, self, why)
     s:run() -- its first request is answered so
     return
   end
-  s.opened = true
   self.sessions[s] = true
   if not s.locked then -- else when the key is proved
-    access.opened(s)
+    access.open(s)
   end
   s:run()
 end
@@ -77,12 +76,14 @@ local function finish(self)
   end
 end
 
---- Ends the server now: sessions are closed, calls that run are cancelled.
+--- Ends the server now: sessions are closed, calls that run are cancelled, and what is not
+-- sent yet is lost.
 -- @function server:stop
 -- @treturn boolean true
 function Server:stop()
   check(self, "stop")
   for _, s in ipairs(shut(self)) do
+    s.wire:linger(0)
     link.fail(s, "closed", E.EPIPE)
   end
   for _, server in ipairs(self.servers) do
@@ -91,9 +92,41 @@ function Server:stop()
   return true
 end
 
+-- Waits for tasks, perhaps in a call of that session, which is not waited for meanwhile.
+local function await(list, own)
+  local waiting <close> = own and setmetatable({}, { __close = function() own.closers = own.closers - 1 end })
+  if waiting then
+    own.closers = own.closers + 1
+    tasks.call_all(own.line)
+  end
+  for _, task in ipairs(list) do
+    while not task.results do
+      tasks.stand(task.line)
+    end
+  end
+end
+
+-- Ends a session when its calls have ended and their answers are out, or at that moment;
+-- calls that wait for the same of others are answered first.
+local function leave(s, moment)
+  while not s.closed and s.running > s.closers and tasks.stand(s.line, moment) do -- until its calls have ended
+  end
+  if s.closed then
+    return
+  elseif s.running > 0 and s.running == s.closers then
+    s.ends = true
+    return
+  end
+  link.take_leave(s)
+  link.push(s, moment)
+  s.wire:linger(clock.left(moment) or s.options.stall)
+  link.fail(s, "closed", E.EPIPE)
+end
+
 --- Ends the server: no new clients, no new calls; those that run have `grace` seconds
--- to come to their end, then they are cancelled. A call that ends its own server is
--- answered before its session is closed. Also what `<close>` does.
+-- to come to their end and to be answered, then they are cancelled, and what is not sent
+-- yet is lost. A call that ends its own server is answered before its session is closed.
+-- Also what `<close>` does.
 -- @function server:close
 -- @treturn boolean true
 function Server:close()
@@ -106,18 +139,23 @@ function Server:close()
   end
   local frame = incoming.frame()
   local own = frame and self.sessions[frame.session] and frame.session
+  local ends = {} -- of all at once: none waits for a client of another
   for _, s in ipairs(list) do
     if s ~= own then
-      while not s.closed and s.running > 0 and tasks.stand(s.line, moment) do -- until its calls have ended
-      end
-      link.fail(s, "closed", E.EPIPE)
+      ends[#ends + 1] = tasks.go(nil, leave, s, moment)
     end
   end
+  local ok, problem = pcall(await, ends, own)
   if own and not own.closed then
     own.ends = true
     tasks.go(nil, finish, self)
-  else
+  elseif ok then
     finish(self)
+  else -- who waited was cancelled
+    tasks.go(nil, finish, self)
+  end
+  if not ok then
+    error(problem, 0)
   end
   return true
 end
@@ -160,9 +198,13 @@ local function open(self, where, rest)
   all.on_error = function(value, _, trace)
     link.report(self, value, trace)
   end
-  return options.blamed("serve", 3, pcall(ipc.serve, where, function(channel, peer)
+  local server, message, errno = options.blamed("serve", 3, pcall(ipc.serve, where, function(channel, peer)
     attend(self, channel, peer, scheme)
   end, all))
+  if server then
+    server.shared = (own.workers or 1) > 1
+  end
+  return server, message, errno
 end
 
 -- A session over a channel, served by a task.
@@ -175,7 +217,7 @@ local function serve_channel(channel, own)
   s.served = true
   s:employ(function()
     if not s.locked then
-      access.opened(s)
+      access.open(s)
     end
     s.workers = s.workers - 1
     local ok, problem = pcall(s.run, s)

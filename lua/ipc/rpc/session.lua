@@ -117,7 +117,7 @@ function Session.async(self, target, ...)
   check_target("async", target)
   local future, s = begin(self, target, ...)
   if s and free(s, running()) then
-    link.flush(s)
+    link.flush(s, future.moment)
   elseif s then
     link.push(s, future.moment)
   end
@@ -125,10 +125,13 @@ function Session.async(self, target, ...)
 end
 
 --- Tells the other side something that it does not answer. Waits only where more than the
--- option `unsent` has not been read there, or another task waits to send; incoming calls are
--- served meanwhile.
+-- option `unsent` has not been read there; incoming calls are served meanwhile. What the
+-- channel has no room for goes out while the program waits for anything. With `reconnect` one
+-- that finds the session cut off waits for so long to get another connection, as calls do.
+-- What the other side's limits do not let it take is dropped there, counted (`unknown`) and
+-- told to its `on_error`.
 -- @function session:notify
--- @string target
+-- @param target as `session:call`
 -- @param ... arguments
 -- @treturn boolean true: it is on its way; or nil, message, errno
 function Session.notify(self, target, ...)
@@ -138,11 +141,8 @@ function Session.notify(self, target, ...)
   if not s then
     return nil, problem.message, problem.errno
   end
-  local own = free(s, running())
-  if own then
-    link.flush(s)
-  end
-  if not own or s.clogged and s.wire:unsent() > s.options.unsent then
+  link.flush(s)
+  if s.clogged and s.wire:unsent() > s.options.unsent then
     pump.drain(s, self.timeout < math.huge and now() + self.timeout or nil)
   end
   if s.closed then
@@ -348,10 +348,9 @@ function Session.wait(self, timeout)
   return true
 end
 
-local LINGER <const> = 1 -- seconds that close gives what is not sent
-
 --- Closes the session: calls that wait are answered "closed", calls of the other side
--- that run are cancelled. Also what `<close>` does.
+-- that run are cancelled. A process that it is with is closed, as `process:close` does, and
+-- waited for. Also what `<close>` does.
 -- @function session:close
 -- @treturn boolean true
 function Session.close(self)
@@ -359,12 +358,14 @@ function Session.close(self)
   while s.successor do
     s = s.successor
   end
+  local renew = s.renew
   s.renew = nil
   rawset(s.face, "over", true)
-  if not s.closed and s.wire:unsent() > 0 then -- what was said to be on its way
-    link.push(s, now() + LINGER)
+  if renew then
+    renew:stop()
   end
-  link.fail(s, "closed", E.EPIPE)
+  link.close(s)
+  s.channel:close() -- another task may be at it
   return true
 end
 
@@ -421,9 +422,9 @@ end
 --- What went over the session.
 -- @function session:stats
 -- @treturn table `calls` in flight from here, `running` of the other side's, `strays`:
--- answers to no call, `unknown`: notifications of no function, `unsent`: bytes;
--- `exported`: functions, objects and streams of ours that the other side holds,
--- `imported`: those of its own that are held here
+-- answers to no call, `unknown`: notifications of no function, or that cannot be taken,
+-- `unsent`: bytes; `exported`: functions, objects and streams of ours that the other side
+-- holds, `imported`: those of its own that are held here
 function Session.stats(self)
   local s = check(self, "stats")
   return {
@@ -506,11 +507,13 @@ local function new(channel, wire, o, greeted)
     early = {}, serving = {}, frames = {}, standing = {}, running = 0,
     turn = 0,
     workers = 0,
+    closers = 0, -- calls that wait for the end of the server that they are of
     resting = 0, draining = 0, answers = 0, strays = 0, unknown = 0, ours = false,
     greeted = greeted, stranger = o.peer ~= "ours", served = false, closed = false, leaving = false, ends = false,
-    doomed = false, newest = false,
-    locked = false, first = false, partial = false, blind = false, reader = false, reading = false, renew = false,
-    owing = false, clogged = false, stuck = false, opened = true,
+    left = false, doomed = false, newest = false,
+    locked = false, first = false, partial = false, reader = false, reading = false,
+    renew = false, blind = false, lives = false, dead = false,
+    owing = false, clogged = false, stuck = false, gone = 0, opened = false,
     dry = false, glancing = false, glanced = 0, later = false,
     idle = tasks.line(), line = tasks.line(), turns = tasks.line(),
     lifo = o.peer == "nvim" and {} or false, unwinds = false, trace_id = false,

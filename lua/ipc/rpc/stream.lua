@@ -239,26 +239,38 @@ function stream.cancel(self)
   end)
 end
 
+-- How many bytes a value takes; of one that the encoder does not take alone, about as many.
+local function length(value)
+  if type(value) == "string" then
+    return #value
+  end
+  local ok, text = pcall(ipc.pack, value)
+  return ok and #text or math.min(size_of(value, NODES), BYTES)
+end
+
 -- All of it, as the list that peers get who know no streams: a step of one value is that,
--- of several a list of them.
-function stream.drain(self, most)
+-- of several a list of them. At most `most` of them; `meter` is told how many bytes each
+-- has, and until when it may wait, both of which may raise. However it is left, the
+-- producer has ended.
+function stream.drain(self, most, meter)
+  local ending <close> = self
   local all, over = {}, false
   while not over do
     local list
-    list, over = stream.take(self, MOST)
+    list, over = stream.take(self, MOST, meter:moment())
     for _, step in ipairs(list) do
       if #all >= most then
-        stream.cancel(self)
-        error(tasks.error(("the stream has more than %d values: no list for this peer"):format(most), E.E2BIG), 0)
+        error(errors.new(("the stream has more than %d values: no list for this peer"):format(most), E.E2BIG), 0)
       end
       local value = ipc.array(step)
       if (step.n or #step) == 1 then
         value = step[1]
       end
+      meter:add(length(value))
       all[#all + 1] = value
     end
   end
-  return ipc.array(all)
+  return ipc.array(all), ending and nil
 end
 
 -- A stream of `step`, `state`, `control` and what is to be closed; or of what is called
@@ -332,9 +344,10 @@ end
 -- never far ahead of the consumer; each arrives as soon as it is there. An error of the
 -- producer is raised by the consumer's loop, after the values before it. A stream may be
 -- quiet for as long as it likes: the `timeout` of sessions is none of a step's;
--- `remote_stream:next` waits no longer than it is told. The producer is cancelled when the
--- consumer releases the stream, or is gone. A peer that is not lua-ipc gets a list of all the
--- values, 100,000 at most.
+-- `remote_stream:next` waits no longer than it is told. The producer is none of the call that
+-- made the stream: `ipc.rpc.caller()` is nil in it. It is cancelled when the consumer releases
+-- the stream, or is gone. A peer that is not lua-ipc gets a list of all the values, 100,000 at
+-- most and no more bytes than a message has (`maxsize`), for which the time of the call counts.
 -- @function stream
 -- @tparam function iterator called as a generic `for` calls it: with `state` and the
 -- first value of the step before, until that is nil; a step may have several values. Or, a
